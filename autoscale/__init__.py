@@ -1,0 +1,1 @@
+"""The autoscaler: observes virtual machines, decides how many are needed, makes it so."""

@@ -1,0 +1,199 @@
+"""Observe → decide → act, once a second and whenever something happens.
+
+Owns the order of one tick and the state that one decision hands to the next. It must not know
+libvirt (hosts are a Protocol), the proxy, or the wall clock: time and sleep are arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from autoscale import policy
+from autoscale.fleet import VmFleet
+from autoscale.host import Domain, Hypervisor, HypervisorError
+from autoscale.model import Decision, Direction, Happening, Reason, Sample
+from autoscale.policy import Rules, State
+from autoscale.signals import signal_between
+
+log = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """Monotonic seconds, and waiting that ends early when `wake` is set."""
+
+    def now(self) -> float: ...
+
+    async def wait(self, wake: asyncio.Event, seconds: float) -> None: ...
+
+
+class LoopClock:
+    """The real one."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def wait(self, wake: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+        except TimeoutError:
+            pass
+
+
+class Controller:
+    """Keeps one service's fleet at the size its load needs."""
+
+    def __init__(
+        self,
+        fleet: VmFleet,
+        hosts: Mapping[str, Hypervisor],
+        rules: Rules,
+        *,
+        interval_s: float,
+        clock: Clock,
+        note: Callable[[Happening], None],
+        decided: Callable[[Decision], None] = lambda _decision: None,
+    ) -> None:
+        self.fleet = fleet
+        self.rules = rules
+        self._hosts = hosts
+        self._interval = interval_s
+        self._clock = clock
+        self._note = note
+        self._decided = decided
+        self._state: State | None = None
+        self._bases: dict[str, Sample] = {}
+        self._down: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._retiring = False
+        self.decision: Decision | None = None
+        self.ticks = 0
+
+    def wake(self) -> None:
+        """Something happened: tick now instead of at the next second."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._ending = True
+        self._wake.set()
+
+    def retire(self) -> None:
+        """From now on the fleet should be empty; `run` ends once it is."""
+        self._retiring = True
+        self._wake.set()
+
+    @property
+    def unreachable(self) -> Mapping[str, str]:
+        """Hosts that do not answer, and why."""
+        return self._down
+
+    async def run(self) -> None:
+        """Tick until `stop`, or after `retire` until no VM of ours exists."""
+        while not self._ending:
+            self._wake.clear()
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("a tick of the scaler failed")
+            if self._retiring and self.fleet.all_hosts_seen and not self.fleet.counts().existing:
+                return
+            await self._clock.wait(self._wake, self._interval)
+
+    async def tick(self) -> None:
+        """One pass. Only the listing awaits; everything after it happens at one instant."""
+        asked_at = self._clock.now()
+        listings = await asyncio.gather(*(self._observe(host) for host in self._hosts.values()))
+        for host, domains in zip(self._hosts, listings, strict=True):
+            if domains is not None:
+                self.fleet.see(host, domains, asked_at)
+        reachable = [
+            h for h, domains in zip(self._hosts, listings, strict=True) if domains is not None
+        ]
+        self._update_signals(
+            [d.sample for domains in listings if domains for d in domains if d.sample]
+        )
+        self.ticks += 1
+        if not self.fleet.all_hosts_seen and not self._retiring:
+            # how many there are is not known yet; those that are known join and serve all the same
+            self.fleet.advance()
+            return
+        decision = self._decide(self._clock.now())
+        self._record(decision)
+        self.fleet.step(decision, reachable)
+
+    async def _observe(self, host: Hypervisor) -> tuple[Domain, ...] | None:
+        try:
+            domains = await host.observe()
+        except HypervisorError as error:
+            if host.name not in self._down:
+                self._note(
+                    Happening(
+                        "host.unreachable",
+                        self.fleet.service,
+                        host.name,
+                        Reason.HYPERVISOR_UNREACHABLE,
+                        f"{error}; serving goes on with the replicas there are",
+                    )
+                )
+            self._down[host.name] = str(error)
+            return None
+        if self._down.pop(host.name, None) is not None:
+            self._note(
+                Happening(
+                    "host.back",
+                    self.fleet.service,
+                    host.name,
+                    Reason.HYPERVISOR_BACK,
+                    f"{host.name} answers again",
+                )
+            )
+        return domains
+
+    def _update_signals(self, samples: list[Sample]) -> None:
+        """A tick may come early (an event woke us): a difference over less than half an interval
+        would be noise, so the last signal stands until enough time has passed. A lost sample leaves
+        the base where it was: the next one speaks for both intervals."""
+        bases = {name: base for name, base in self._bases.items() if self.fleet.get(name)}
+        for sample in samples:
+            base = self._bases.get(sample.vm)
+            vm = self.fleet.get(sample.vm)
+            if base is not None and 0 <= sample.at - base.at < self._interval / 2:
+                continue
+            bases[sample.vm] = sample
+            if vm is not None:
+                vm.signal = signal_between(base, sample) if base else None
+        self._bases = bases
+
+    def _decide(self, now: float) -> Decision:
+        counts = self.fleet.counts()
+        if self._retiring:
+            self.fleet.retire_all(Reason.SHUTDOWN)
+            return Decision(
+                self.fleet.service, now, counts.active, 0, Reason.SHUTDOWN, "retiring all VMs"
+            )
+        if self._state is None:
+            self._state = State.start(counts.active, self.rules)
+        signals = {status.name: status.signal for status in self.fleet.statuses() if status.signal}
+        decision, self._state = policy.decide(
+            signals, self.fleet.ready_names(), counts, self._state, self.rules, now
+        )
+        return decision
+
+    def _record(self, decision: Decision) -> None:
+        self.decision = decision
+        self._decided(decision)
+        if decision.direction is not Direction.NONE and not self._retiring:
+            self._note(
+                Happening(
+                    f"scale.{decision.direction}",
+                    decision.service,
+                    decision.service,
+                    decision.reason,
+                    decision.sentence,
+                    {"from": decision.current, "to": decision.desired},
+                )
+            )

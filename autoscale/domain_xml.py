@@ -1,0 +1,220 @@
+"""A replica's specification → libvirt domain XML, and its identity ↔ `<metadata>`. Pure.
+
+Owns every element we ever send to libvirt. It must not know connections or domains as objects.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, fields, replace
+
+METADATA_URI = "urn:lbctl:replica:1"
+METADATA_PREFIX = "lbctl"
+QEMU_URI = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+CPU_PERIOD_US = 100_000
+"""libvirt's default period: short enough that a throttled guest still answers within 0.1 s."""
+
+USER_NET_SLOT = "0x10"
+"""PCI slot of the user-network card, above those libvirt hands out on a machine this small."""
+
+ET.register_namespace(METADATA_PREFIX, METADATA_URI)
+ET.register_namespace("qemu", QEMU_URI)
+
+
+class DomainXmlError(ValueError):
+    """The XML is not that of a domain of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a domain recognisable as ours after any crash: it stands in its `<metadata>`."""
+
+    instance: str
+    """Which installation of the product made it; another one's domains are not ours."""
+    service: str
+    generation: str
+    """Checksum of the image and shape it was made from."""
+    app_port: int
+    cpu_limit: float
+    created_at: float
+    """Unix seconds."""
+    host_port: int = 0
+    """The forwarded loopback port; 0 where the guest has an address of its own."""
+    phase: str = "serving"
+    """serving, or draining once it was told to leave: a successor must not bring it back."""
+
+    def with_phase(self, phase: str) -> Identity:
+        return replace(self, phase=phase)
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """One replica to be started."""
+
+    name: str
+    uuid: str
+    memory_mib: int
+    vcpus: int
+    kernel: str
+    initrd: str
+    disk: str
+    cmdline: str
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What of the XML the host decides."""
+
+    domain_type: str
+    """kvm, qemu (emulation), or test for libvirt's own test driver."""
+    network: str
+    """user, network:NAME or bridge:NAME."""
+    console_log: str
+    """File for the guest's console; empty for none."""
+    arch: str = "x86_64"
+
+
+def _sub(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, {k.rstrip("_"): v for k, v in attributes.items()})
+    element.text = text or None
+    return element
+
+
+def domain_xml(spec: VmSpec, host: HostSettings) -> str:
+    """The whole creation XML. No CPU limit stands in it: a replica boots at full speed, and the
+    limit is set by API once it serves."""
+    domain = ET.Element("domain", {"type": host.domain_type})
+    _sub(domain, "name", spec.name)
+    _sub(domain, "uuid", spec.uuid)
+    metadata = _sub(domain, "metadata")
+    metadata.append(identity_element(spec.identity))
+    _sub(domain, "memory", str(spec.memory_mib), unit="MiB")
+    _sub(domain, "vcpu", str(spec.vcpus), placement="static")
+    os_ = _sub(domain, "os")
+    _sub(os_, "type", "hvm", arch=host.arch)
+    if host.domain_type != "test":
+        os_[0].set("machine", "pc")
+        _sub(os_, "kernel", spec.kernel)
+        if spec.initrd:
+            _sub(os_, "initrd", spec.initrd)
+        _sub(os_, "cmdline", f"{spec.cmdline} systemd.hostname={spec.name}")
+    _sub(_sub(domain, "features"), "acpi")
+    if host.domain_type == "kvm":
+        _sub(domain, "cpu", mode="host-passthrough", migratable="on")
+    elif host.domain_type == "qemu":
+        _sub(domain, "cpu", mode="maximum")
+    clock = _sub(domain, "clock", offset="utc")
+    _sub(clock, "timer", name="hpet", present="no")
+    _sub(domain, "on_poweroff", "destroy")
+    _sub(domain, "on_reboot", "restart")
+    _sub(domain, "on_crash", "destroy")
+    devices = _sub(domain, "devices")
+    if host.domain_type != "test":
+        disk = _sub(devices, "disk", type="file", device="disk")
+        _sub(disk, "driver", name="qemu", type="raw", cache="writeback")
+        _sub(disk, "source", file=spec.disk)
+        _sub(disk, "target", dev="vda", bus="virtio")
+        _sub(disk, "readonly")
+        _sub(disk, "shareable")
+    _sub(devices, "controller", type="usb", model="none")
+    _add_console(devices, host)
+    rng = _sub(devices, "rng", model="virtio")
+    _sub(rng, "backend", "/dev/urandom", model="random")
+    _sub(devices, "memballoon", model="virtio")
+    _add_network(domain, devices, spec, host)
+    return ET.tostring(domain, encoding="unicode")
+
+
+def _add_console(devices: ET.Element, host: HostSettings) -> None:
+    if not host.console_log:
+        return
+    serial = _sub(devices, "serial", type="file")
+    _sub(serial, "source", path=host.console_log, append="off")
+    _sub(serial, "target", port="0")
+
+
+def _add_network(domain: ET.Element, devices: ET.Element, spec: VmSpec, host: HostSettings) -> None:
+    kind, _, name = host.network.partition(":")
+    if kind == "user":
+        # restrict=on: the guest reaches neither the host's loopback services nor the world; only
+        # the forwarded port leads in. libvirt's own user networking cannot forward a port here.
+        forward = f"hostfwd=tcp:127.0.0.1:{spec.identity.host_port}-:{spec.identity.app_port}"
+        line = _sub(domain, f"{{{QEMU_URI}}}commandline")
+        for argument in (
+            "-netdev",
+            f"user,id=n0,restrict=on,{forward}",
+            "-device",
+            f"virtio-net-pci,netdev=n0,addr={USER_NET_SLOT}",
+        ):
+            ET.SubElement(line, f"{{{QEMU_URI}}}arg", {"value": argument})
+        return
+    interface = _sub(devices, "interface", type=kind)
+    _sub(interface, "source", **{kind: name})
+    _sub(interface, "model", type="virtio")
+
+
+def identity_element(identity: Identity) -> ET.Element:
+    """`<lbctl:replica …/>`, as it stands in `<metadata>`."""
+    values = {f.name: str(getattr(identity, f.name)) for f in fields(Identity)}
+    return ET.Element(f"{{{METADATA_URI}}}replica", values)
+
+
+def identity_xml(identity: Identity) -> str:
+    """The same as text without prefix, as `virDomainSetMetadata` wants it."""
+    element = ET.Element("replica", dict(identity_element(identity).attrib))
+    return ET.tostring(element, encoding="unicode")
+
+
+def parse_identity(text: str) -> Identity:
+    """The identity in a `<replica>` element, or in a whole domain's XML.
+
+    Raises DomainXmlError where there is none or it is not ours to read.
+    """
+    try:
+        root = ET.fromstring(text)  # noqa: S314 - written by libvirt, on a trusted connection
+    except ET.ParseError as error:
+        raise DomainXmlError(f"unreadable metadata: {error}") from error
+    found = (
+        root if root.tag.endswith("replica") else root.find(f"metadata/{{{METADATA_URI}}}replica")
+    )
+    if found is None:
+        raise DomainXmlError("no metadata of ours")
+    try:
+        return Identity(
+            instance=found.attrib["instance"],
+            service=found.attrib["service"],
+            generation=found.attrib["generation"],
+            app_port=int(found.attrib["app_port"]),
+            cpu_limit=float(found.attrib["cpu_limit"]),
+            created_at=float(found.attrib["created_at"]),
+            host_port=int(found.attrib["host_port"]),
+            phase=found.attrib["phase"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DomainXmlError(f"metadata of ours that cannot be read: {error}") from error
+
+
+def host_offers_kvm(capabilities: str, expanded_cpu: str) -> bool:
+    """Whether KVM *really* runs guests there.
+
+    A device node is not enough: where the host's CPU shows neither vmx nor svm, KVM is a
+    paravirtual one under which an ordinary guest hangs in early boot. `expanded_cpu` is the host
+    CPU with its model's features spelt out.
+    """
+    offered = any(
+        node.get("type") == "kvm"
+        for node in ET.fromstring(capabilities).iterfind("guest/arch/domain")  # noqa: S314
+    )
+    if not offered or not expanded_cpu:
+        return False
+    cpu = ET.fromstring(expanded_cpu)  # noqa: S314
+    names = {feature.get("name") for feature in cpu.iter("feature")}
+    return bool(names & {"vmx", "svm"})
+
+
+def host_cpu_xml(capabilities: str) -> str:
+    """The `<cpu>` of the host out of its capabilities, empty where none is told."""
+    cpu = ET.fromstring(capabilities).find("host/cpu")  # noqa: S314
+    return "" if cpu is None else ET.tostring(cpu, encoding="unicode")

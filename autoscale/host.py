@@ -1,0 +1,116 @@
+"""What the scaler asks of a hypervisor: a narrow Protocol, its values and its errors.
+
+`hypervisor` implements it on libvirt, the tests' fake by script. Nothing here knows libvirt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from autoscale.domain_xml import Identity, VmSpec
+from autoscale.model import Sample
+
+
+class HypervisorError(Exception):
+    """A hypervisor did not do what it was asked; the message is one line for the operator."""
+
+
+class HostUnreachable(HypervisorError):
+    """No answer from the host, or its connection is lost: nothing is known of its domains."""
+
+
+class DomainRefused(HypervisorError):
+    """The host answered, and will not start this domain."""
+
+
+class ImageUnavailable(DomainRefused):
+    """There is nothing to start it from."""
+
+
+class NoSuchDomain(HypervisorError):
+    """The domain is gone: for whoever wanted it away, that is success."""
+
+
+class LimitUnsupported(HypervisorError):
+    """The host cannot limit CPU (no cgroups for this user)."""
+
+
+class PowerState(StrEnum):
+    """libvirt's domain state, folded to what the fleet acts on."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    OFF = "off"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One domain of ours, as one bulk call showed it."""
+
+    name: str
+    uuid: str
+    power: PowerState
+    identity: Identity
+    sample: Sample | None
+    """None where the driver gives no counters: missing, not zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """What a host is and how it will run our guests."""
+
+    name: str
+    uri: str
+    domain_type: str
+    why: str
+    """Why that domain type, in a few words."""
+    cores: int
+    memory_bytes: int
+    libvirt_version: str
+    network: str
+    cpu_limits: bool
+
+
+class Hypervisor(Protocol):
+    """One libvirt host. Every coroutine raises HypervisorError and nothing else."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def open(self) -> HostInfo:
+        """Connect (again, where the connection was lost) and say what is there."""
+
+    async def close(self) -> None:
+        """Let go of the connection. Domains live on."""
+
+    async def observe(self) -> tuple[Domain, ...]:
+        """Every domain of ours on this host, in whatever state, with its counters: one call."""
+
+    async def create(self, spec: VmSpec) -> Identity:
+        """Start a domain; returns its identity as recorded, forwarded port included."""
+
+    async def address(self, domain: str, identity: Identity) -> str | None:
+        """Where its application listens, `host:port`; None while it has no address."""
+
+    async def set_cpu_limit(self, domain: str, cores: float | None) -> None:
+        """Limit all its vCPUs together to so many host cores, live; None lifts the limit."""
+
+    async def set_identity(self, domain: str, identity: Identity) -> None:
+        """Rewrite its metadata, live."""
+
+    async def shutdown(self, domain: str) -> None:
+        """Press its power button; returns at once."""
+
+    async def destroy(self, domain: str) -> None:
+        """End it: gracefully (QEMU flushes and exits), else by force. Gone already is success."""
+
+    async def console_tail(self, domain: str, lines: int = 20) -> str:
+        """The end of its console, empty where the host keeps none for us."""
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call `callback(domain name)` on the event loop when a domain of ours starts or stops."""

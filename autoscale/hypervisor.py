@@ -1,0 +1,487 @@
+"""libvirt from asyncio: the only file that imports it, and no `libvirtError` leaves it.
+
+Blocking calls run on this host's own few threads; libvirt's callbacks only enqueue. It must not
+decide anything: it lists, starts, limits and ends domains that carry our metadata, and never
+touches another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+
+from autoscale import domain_xml
+from autoscale.console import Consoles
+from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
+from autoscale.embedded import explain_open, prepare_root, root_folder
+from autoscale.host import (
+    Domain,
+    DomainRefused,
+    HostInfo,
+    HostUnreachable,
+    HypervisorError,
+    LimitUnsupported,
+    NoSuchDomain,
+    PowerState,
+)
+from autoscale.model import Sample
+
+T = TypeVar("T")
+
+THREADS = 4
+"""Per host. A call that hangs costs one; with all of them hanging the host is unreachable."""
+
+RECONNECT_S = 2.0
+PORT_TRIES = 3
+
+_STATS = (
+    libvirt.VIR_DOMAIN_STATS_STATE
+    | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    | libvirt.VIR_DOMAIN_STATS_VCPU
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+)
+_POWER = {
+    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.STOPPING,
+    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
+}
+_LOST = {
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_RPC,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_AUTH_FAILED,
+}
+_ADDRESS_SOURCES = (
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+)
+
+_event_loop_lock = threading.Lock()
+_event_loop_runs = False
+
+
+def _run_event_loop(log_file: Path | None) -> None:
+    """libvirt's own event loop on one daemon thread, once per process, before any open.
+
+    libvirtaio is not used: an event due at 0.5 s was seen delivered at 3.0 s through it.
+    """
+    global _event_loop_runs
+    with _event_loop_lock:
+        if _event_loop_runs:
+            return
+        if log_file is not None:
+            # else the embedded driver writes its own log lines to our stderr
+            os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log_file}")
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_serve_events, name="libvirt-events", daemon=True).start()
+        _event_loop_runs = True
+
+
+def _serve_events() -> None:
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What we remember of a domain between two listings, by UUID."""
+
+    name: str
+    identity: Identity | None
+    """None: not ours, and never touched."""
+    limit_cores: float | None = None
+    """The CPU limit in force, None for none."""
+
+
+class LibvirtHypervisor:
+    """One libvirt connection. See `host.Hypervisor` for what each call promises."""
+
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        *,
+        instance: str,
+        home: Path,
+        domain_type: str = "auto",
+        network: str = "auto",
+        call_timeout: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._instance = instance
+        self._home = home
+        self._consoles = Consoles(home / "console")
+        self._embedded = uri.startswith("qemu:///embed")
+        self._uri = uri
+        if self._embedded and "?" not in uri:
+            self._uri = f"{uri}?root={root_folder(home)}"
+        self._is_test = uri.startswith("test:")
+        self._local_files = self._embedded or uri.startswith("qemu:///session")
+        self._domain_type = domain_type
+        self._network = network
+        if network == "auto":
+            self._network = "user" if self._local_files else "network:default"
+        self._timeout = call_timeout
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"libvirt-{name}")
+        self._hanging = 0
+        self._conn: Any = None
+        self._info: HostInfo | None = None
+        self._tried_at = -RECONNECT_S
+        self._known: dict[str, _Known] = {}
+        self._callbacks: list[Callable[[str], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    # --- connection
+
+    async def open(self) -> HostInfo:
+        """Connect. Raises HostUnreachable with what to do about it."""
+        self._loop = asyncio.get_running_loop()
+        return await self._call(self._connect)
+
+    async def close(self) -> None:
+        conn, self._conn, self._info = self._conn, None, None
+        if conn is not None:
+            with contextlib.suppress(HypervisorError):
+                await self._call(lambda: conn.close())
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _connect(self) -> HostInfo:
+        log = self._home / "libvirt.log" if self._embedded else None
+        if self._embedded:
+            prepare_root(self._home)
+        _run_event_loop(log)
+        try:
+            conn = libvirt.open(self._uri)
+        except libvirt.libvirtError as error:
+            raise HostUnreachable(explain_open(self._uri, self._home, _line(error))) from error
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.setKeepAlive(5, 3)  # local drivers have none
+        conn.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None
+        )
+        self._conn = conn
+        self._known.clear()
+        self._info = self._describe(conn)
+        return self._info
+
+    def _describe(self, conn: Any) -> HostInfo:
+        capabilities = conn.getCapabilities()
+        domain_type, why = self._choose_domain_type(conn, capabilities)
+        info = conn.getInfo()
+        version = conn.getLibVersion()
+        return HostInfo(
+            name=self._name,
+            uri=self._uri,
+            domain_type=domain_type,
+            why=why,
+            cores=info[2],
+            memory_bytes=info[1] * 1024 * 1024,
+            libvirt_version=f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}",
+            network=self._network,
+            cpu_limits=not self._is_test and (os.getuid() == 0 or not self._local_files),
+        )
+
+    def _choose_domain_type(self, conn: Any, capabilities: str) -> tuple[str, str]:
+        if self._is_test:
+            return "test", "libvirt's test driver"
+        if self._domain_type != "auto":
+            return self._domain_type, "as configured"
+        try:
+            expanded = conn.baselineCPU(
+                [domain_xml.host_cpu_xml(capabilities)],
+                libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
+            )
+        except libvirt.libvirtError:
+            expanded = ""
+        if domain_xml.host_offers_kvm(capabilities, expanded):
+            return "kvm", "libvirt offers it and the CPU has vmx or svm"
+        return "qemu", "software emulation: the host's CPU shows neither vmx nor svm to KVM"
+
+    def _live(self) -> Any:
+        """The connection, opened again where it was lost, at most every RECONNECT_S."""
+        if self._conn is not None and self._conn.isAlive():
+            return self._conn
+        now = self._clock()
+        if now - self._tried_at < RECONNECT_S:
+            raise HostUnreachable(f"{self._name}: not connected to {self._uri}")
+        self._tried_at = now
+        self._connect()
+        return self._conn
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        """Run a blocking call on our threads, within the time limit, errors translated."""
+        if self._hanging >= THREADS:
+            raise HostUnreachable(f"{self._name}: {self._hanging} libvirt calls hang")
+        future = self._threads.submit(self._translated, work)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+        except TimeoutError as error:
+            if not future.cancel() and not future.done():
+                self._hanging += 1
+                future.add_done_callback(lambda _f: self._unhang())
+            raise HostUnreachable(
+                f"{self._name}: no answer from libvirt in {self._timeout:g} s"
+            ) from error
+
+    def _unhang(self) -> None:
+        self._hanging -= 1
+
+    def _translated(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except libvirt.libvirtError as error:
+            code = error.get_error_code()
+            if code == libvirt.VIR_ERR_NO_DOMAIN:
+                raise NoSuchDomain(_line(error)) from error
+            if code in _LOST and not self._embedded:
+                raise HostUnreachable(f"{self._name}: {_line(error)}") from error
+            raise HypervisorError(f"{self._name}: {_line(error)}") from error
+
+    # --- events
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        self._callbacks.append(callback)
+
+    def _on_lifecycle(self, _conn: Any, dom: Any, _event: int, _detail: int, _opaque: Any) -> None:
+        # on libvirt's thread: copy the identifier, enqueue, leave
+        loop, name = self._loop, dom.name()
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._tell, name)
+
+    def _tell(self, name: str) -> None:
+        for callback in self._callbacks:
+            callback(name)
+
+    # --- listing
+
+    async def observe(self) -> tuple[Domain, ...]:
+        return await self._call(self._observe)
+
+    def _observe(self) -> tuple[Domain, ...]:
+        conn = self._live()
+        rows = conn.getAllDomainStats(_STATS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+        at = self._clock()
+        seen: dict[str, _Known] = {}
+        found = []
+        for dom, stats in rows:
+            uuid = dom.UUIDString()
+            known = self._known.get(uuid) or self._meet(dom)
+            if known is None:
+                continue
+            seen[uuid] = known
+            if known.identity is not None:
+                found.append(
+                    Domain(
+                        known.name,
+                        uuid,
+                        _POWER.get(stats.get("state.state", -1), PowerState.RUNNING),
+                        known.identity,
+                        _sample(known, stats, at),
+                    )
+                )
+        self._known = seen
+        return tuple(found)
+
+    def _meet(self, dom: Any) -> _Known | None:
+        """First sight of a domain: is it ours? None where it vanished meanwhile."""
+        try:
+            identity = domain_xml.parse_identity(dom.XMLDesc(0))
+        except DomainXmlError:
+            return _Known(dom.name(), None)
+        except libvirt.libvirtError:
+            return None
+        if identity.instance != self._instance:
+            return _Known(dom.name(), None)
+        return _Known(dom.name(), identity, _limit_in_force(dom))
+
+    # --- one domain
+
+    def _ours(self, name: str) -> Any:
+        """The domain of that name, if it is ours. Raises NoSuchDomain."""
+        dom = self._live().lookupByName(name)
+        uuid = dom.UUIDString()
+        known = self._known.get(uuid) or self._meet(dom)
+        if known is None or known.identity is None:
+            raise NoSuchDomain(f"{name} is not a domain of ours: left alone")
+        self._known[uuid] = known
+        return dom
+
+    async def create(self, spec: VmSpec) -> Identity:
+        return await self._call(lambda: self._create(spec))
+
+    def _create(self, spec: VmSpec) -> Identity:
+        conn = self._live()
+        if self._info is None:
+            raise HostUnreachable(f"{self._name}: not connected")
+        settings = HostSettings(
+            domain_type=self._info.domain_type,
+            network=self._network,
+            console_log=self._consoles.prepare(spec.name) if self._local_files else "",
+        )
+        identity = spec.identity
+        for attempt in range(1, PORT_TRIES + 1):
+            if self._network == "user":
+                identity = replace(identity, host_port=_free_port())
+            text = domain_xml.domain_xml(replace(spec, identity=identity), settings)
+            try:
+                dom = conn.createXML(text, 0)
+            except libvirt.libvirtError as error:
+                # between our look and QEMU's bind somebody else may have taken the port
+                if "host forwarding rule" in str(error) and attempt < PORT_TRIES:
+                    continue
+                self._consoles.remove(spec.name)
+                if error.get_error_code() in _LOST and not self._embedded:
+                    raise
+                raise DomainRefused(f"{self._name} refuses {spec.name}: {_line(error)}") from error
+            self._known[dom.UUIDString()] = _Known(spec.name, identity)
+            return identity
+        raise AssertionError("unreachable")
+
+    async def address(self, domain: str, identity: Identity) -> str | None:
+        if identity.host_port:
+            return f"127.0.0.1:{identity.host_port}"
+        return await self._call(lambda: self._address(domain, identity))
+
+    def _address(self, name: str, identity: Identity) -> str | None:
+        dom = self._ours(name)
+        for source in _ADDRESS_SOURCES:
+            try:
+                interfaces = dom.interfaceAddresses(source)
+            except libvirt.libvirtError:
+                continue  # no lease table, or no agent yet: ask the next source
+            for interface in interfaces.values():
+                for address in interface["addrs"] or ():
+                    ip = address["addr"]
+                    if address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4 and ip != "127.0.0.1":
+                        return f"{ip}:{identity.app_port}"
+        return None
+
+    async def set_cpu_limit(self, domain: str, cores: float | None) -> None:
+        await self._call(lambda: self._set_cpu_limit(domain, cores))
+
+    def _set_cpu_limit(self, name: str, cores: float | None) -> None:
+        dom = self._ours(name)
+        if cores is None:
+            quota = -1
+        else:
+            # libvirt's vcpu_quota holds each vCPU by itself
+            quota = max(1000, round(cores / dom.maxVcpus() * domain_xml.CPU_PERIOD_US))
+        try:
+            dom.setSchedulerParametersFlags(
+                {"vcpu_period": domain_xml.CPU_PERIOD_US, "vcpu_quota": quota},
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            raise LimitUnsupported(f"{self._name} cannot limit CPU: {_line(error)}") from error
+        uuid = dom.UUIDString()
+        self._known[uuid] = replace(self._known[uuid], limit_cores=cores)
+
+    async def set_identity(self, domain: str, identity: Identity) -> None:
+        await self._call(lambda: self._set_identity(domain, identity))
+
+    def _set_identity(self, name: str, identity: Identity) -> None:
+        dom = self._ours(name)
+        dom.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            domain_xml.identity_xml(identity),
+            domain_xml.METADATA_PREFIX,
+            domain_xml.METADATA_URI,
+            libvirt.VIR_DOMAIN_AFFECT_LIVE,
+        )
+        uuid = dom.UUIDString()
+        self._known[uuid] = replace(self._known[uuid], identity=identity)
+
+    async def shutdown(self, domain: str) -> None:
+        await self._call(
+            lambda: self._ours(domain).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        )
+
+    async def destroy(self, domain: str) -> None:
+        with contextlib.suppress(NoSuchDomain):
+            await self._call(lambda: self._destroy(domain))
+        self._consoles.remove(domain)
+
+    def _destroy(self, name: str) -> None:
+        dom = self._ours(name)
+        try:
+            dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            dom.destroyFlags(0)
+
+    async def console_tail(self, domain: str, lines: int = 20) -> str:
+        if not self._local_files:
+            return ""
+        return await self._call(lambda: self._consoles.tail(domain, lines))
+
+
+def _sample(known: _Known, stats: dict[str, Any], at: float) -> Sample | None:
+    """The counters of one row of `getAllDomainStats`, in seconds and bytes."""
+    cpu_ns = stats.get("cpu.time")
+    current = int(stats.get("vcpu.current", 0))
+    times = [stats.get(f"vcpu.{i}.time") for i in range(current)]
+    if cpu_ns is None or not times or None in times:
+        return None
+    delays = [stats.get(f"vcpu.{i}.delay") for i in range(current)]
+    return Sample(
+        vm=known.name,
+        at=at,
+        cpu_s=cpu_ns / 1e9,
+        vcpu_s=sum(t for t in times if t is not None) / 1e9,
+        vcpus=current,
+        limit_cores=min(current, known.limit_cores or current),
+        vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
+        memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
+    )
+
+
+def _limit_in_force(dom: Any) -> float | None:
+    """The CPU limit a domain already has, in cores: an adopted one may be limited."""
+    try:
+        parameters = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        quota, period = parameters.get("vcpu_quota", 0), parameters.get("vcpu_period", 0)
+        return quota / period * dom.maxVcpus() if quota > 0 and period > 0 else None
+    except libvirt.libvirtError:
+        return None
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _line(error: Any) -> str:
+    """libvirt's message as one line without its QEMU command tail."""
+    return " ".join(str(error).split())[:400]

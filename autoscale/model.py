@@ -1,0 +1,213 @@
+"""The values that cross room borders: what was seen, what was decided, what happened.
+
+Everything here is frozen and free of I/O, so it can be logged, journalled, sent over a wire and
+compared in a test. Units stand in the names: `_s` seconds, `_bytes`, `_cores` (1.0 = one core).
+Timestamps named `at` are seconds on the monotonic clock of the process that made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something was decided or happened. The same word in log, metric, journal, dashboard."""
+
+    # decisions
+    CPU_OVERLOAD = "cpu_overload"
+    CPU_LOW = "cpu_low"
+    BELOW_MIN = "below_min"
+    ABOVE_MAX = "above_max"
+    OVERRIDE = "override"
+    HOLD = "hold"
+    STEADY = "steady"
+    AT_MAX = "at_max"
+    AT_MIN = "at_min"
+    SETTLING = "settling"
+    NO_DATA = "no_data"
+    # causes of events
+    ADOPTED = "adopted"
+    REPLACED = "replaced"
+    CRASHED = "crashed"
+    BOOT_TIMEOUT = "boot_timeout"
+    UNHEALTHY = "unhealthy"
+    HEALTHY = "healthy"
+    LAUNCH_FAILED = "launch_failed"
+    BREAKER_OPEN = "breaker_open"
+    DRAINED = "drained"
+    DRAIN_TIMEOUT = "drain_timeout"
+    SHUTDOWN = "shutdown"
+    OPERATOR = "operator"
+    HYPERVISOR_UNREACHABLE = "hypervisor_unreachable"
+    HYPERVISOR_BACK = "hypervisor_back"
+
+
+class VmState(StrEnum):
+    """Where a VM stands in its life; the table of transitions is owned by `fleet`."""
+
+    DEFINED = "defined"
+    BOOTING = "booting"
+    READY = "ready"
+    STANDBY = "standby"
+    DRAINING = "draining"
+    GONE = "gone"
+    FAILED = "failed"
+
+
+class Direction(StrEnum):
+    """Which way a decision moves the fleet."""
+
+    UP = "up"
+    DOWN = "down"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One VM's cumulative counters as libvirt gave them at one instant.
+
+    `cpu_s` is all the CPU the VM's QEMU process used (host view), `vcpu_s` the part its virtual
+    CPUs used; the rest is QEMU's own overhead. `vcpu_delay_s` is the time the vCPUs were runnable
+    but waited for a host core, None where libvirt does not tell. `limit_cores` is the CPU the VM
+    may use (vCPUs × quota share), so that utilisation 1.0 means "cannot use more".
+    """
+
+    vm: str
+    at: float
+    cpu_s: float
+    vcpu_s: float
+    vcpus: int
+    limit_cores: float
+    vcpu_delay_s: float | None = None
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What two samples of one VM say of the time between them. Ratios are 0 … about 1."""
+
+    vm: str
+    at: float
+    utilisation: float
+    """CPU used ÷ CPU allowed, host view: Δcpu / (Δt × vCPUs × quota share)."""
+    cpu_cores: float
+    vcpu_cores: float
+    delay_ratio: float | None = None
+    interval_s: float = 0.0
+    """Time between the two samples: this is the mean over (at − interval_s, at]."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """One backend as the pool saw it when asked."""
+
+    name: str
+    lifecycle: str
+    healthy: bool
+    in_flight: int
+    vm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """A service's backends at one instant: what policy and fleet may read of the pool."""
+
+    service: str
+    backends: tuple[BackendLoad, ...] = ()
+
+    def of(self, name: str) -> BackendLoad | None:
+        return next((b for b in self.backends if b.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How many replicas of a service exist, by state. `existing` counts every domain of ours,
+    whatever its state: it is the figure that must never exceed the maximum."""
+
+    service: str
+    ready: int = 0
+    booting: int = 0
+    standby: int = 0
+    draining: int = 0
+    existing: int = 0
+
+    @property
+    def active(self) -> int:
+        """Replicas that serve or are about to."""
+        return self.ready + self.booting
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas a service should have, and why, in one sentence with numbers."""
+
+    service: str
+    at: float
+    current: int
+    desired: int
+    reason: Reason
+    sentence: str
+
+    @property
+    def direction(self) -> Direction:
+        if self.desired > self.current:
+            return Direction.UP
+        return Direction.DOWN if self.desired < self.current else Direction.NONE
+
+
+class EventKind(StrEnum):
+    """What a scale event tells the pool."""
+
+    JOIN = "join"
+    """A replica has an address: probe it, and serve from it once it is ready."""
+    DRAIN = "drain"
+    """No new request to it; those running finish."""
+    LEAVE = "leave"
+    """It is gone, or about to be: forget it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleEvent:
+    """One change of a service's membership, from the fleet to the pool, in-process."""
+
+    kind: EventKind
+    service: str
+    backend: str
+    reason: Reason
+    address: str = ""
+    """`host:port`; needed for JOIN."""
+    host: str = ""
+    """Name of the hypervisor the VM runs on."""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of the journal: something happened to something, for a reason."""
+
+    kind: str
+    """A word from the journal's vocabulary, such as `vm.ready` or `decision`."""
+    service: str
+    subject: str
+    reason: Reason
+    message: str
+    data: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VmStatus:
+    """One VM as operators, metrics and the demo see it."""
+
+    name: str
+    service: str
+    host: str
+    state: VmState
+    power: str
+    """libvirt's word for it, empty before the first listing."""
+    address: str | None
+    age_s: float
+    generation: str
+    limit_cores: float | None
+    sample: Sample | None
+    signal: Signal | None

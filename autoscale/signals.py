@@ -1,0 +1,55 @@
+"""Cumulative counters → utilisation, or "no data". Pure.
+
+Owns the rule that missing is not zero: whatever cannot be trusted (a first sample, a counter that
+went back, a clock that jumped, a limit that changed in between) gives no signal at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from autoscale.model import Sample, Signal
+
+MIN_INTERVAL_S = 0.05
+"""Below this, 10 ms scheduler ticks would be a fifth of the figure."""
+MAX_INTERVAL_S = 10.0
+"""Two samples further apart say nothing of now."""
+
+
+def signal_between(before: Sample, after: Sample) -> Signal | None:
+    """What one VM did between two of its samples.
+
+    utilisation = Δcpu / (Δt × limit), where limit = vCPUs × quota share, in cores. It may pass 1.0
+    a little: QEMU's own overhead is outside the vCPU quota.
+    """
+    elapsed = after.at - before.at
+    cpu = after.cpu_s - before.cpu_s
+    vcpu = after.vcpu_s - before.vcpu_s
+    if not MIN_INTERVAL_S <= elapsed <= MAX_INTERVAL_S or cpu < 0 or vcpu < 0:
+        return None
+    if before.limit_cores != after.limit_cores or after.limit_cores <= 0:
+        return None
+    delay = None
+    if before.vcpu_delay_s is not None and after.vcpu_delay_s is not None:
+        waited = after.vcpu_delay_s - before.vcpu_delay_s
+        delay = waited / (elapsed * after.vcpus) if waited >= 0 else None
+    return Signal(
+        vm=after.vm,
+        at=after.at,
+        utilisation=cpu / (elapsed * after.limit_cores),
+        cpu_cores=cpu / elapsed,
+        vcpu_cores=vcpu / elapsed,
+        delay_ratio=delay,
+        interval_s=elapsed,
+    )
+
+
+def signals_between(before: Mapping[str, Sample], after: Iterable[Sample]) -> dict[str, Signal]:
+    """The signals of all VMs seen in both; those without one are absent, not zero."""
+    found = {}
+    for sample in after:
+        earlier = before.get(sample.vm)
+        signal = signal_between(earlier, sample) if earlier else None
+        if signal:
+            found[sample.vm] = signal
+    return found

@@ -1,0 +1,118 @@
+"""One virtual machine's life: its states as a table, and what is remembered between two ticks.
+
+Owns the transitions; an unknown one raises. It must not do I/O or decide when to move: that is
+`fleet`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoscale.domain_xml import Identity
+from autoscale.model import BackendLoad, Reason, Sample, Signal, VmState, VmStatus
+
+_S = VmState
+TRANSITIONS: dict[VmState, frozenset[VmState]] = {
+    _S.DEFINED: frozenset({_S.BOOTING, _S.DRAINING, _S.FAILED, _S.GONE}),
+    _S.BOOTING: frozenset({_S.READY, _S.DRAINING, _S.FAILED, _S.GONE}),
+    _S.READY: frozenset({_S.STANDBY, _S.DRAINING, _S.FAILED, _S.GONE}),
+    _S.STANDBY: frozenset({_S.READY, _S.DRAINING, _S.FAILED, _S.GONE}),
+    _S.DRAINING: frozenset({_S.FAILED, _S.GONE}),
+    _S.FAILED: frozenset({_S.GONE}),
+    _S.GONE: frozenset(),
+}
+
+
+class ImpossibleTransition(RuntimeError):
+    """A bug: the lifecycle table has no such edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What a replica boots from: paths on the host, and the generation they make it."""
+
+    generation: str
+    kernel: str
+    initrd: str
+    disk: str
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmShape:
+    """What each replica of a service is given, and how long the stages of its life may take."""
+
+    vcpus: int
+    memory_mib: int
+    app_port: int
+    cpu_limit: float
+    boot_timeout_s: float
+    drain_timeout_s: float
+    shutdown_timeout_s: float
+
+
+@dataclass(slots=True)
+class Vm:
+    """What the fleet remembers of one VM. Mutable, and only `fleet` writes it."""
+
+    name: str
+    host: str
+    identity: Identity
+    started_at: float
+    """When it was asked for, or adopted; monotonic."""
+    since: float
+    """When it entered its state."""
+    state: VmState = VmState.DEFINED
+    power: str = ""
+    address: str | None = None
+    limited: bool = False
+    left_pool: bool = False
+    shutdown_at: float | None = None
+    created_at: float | None = None
+    """When its creation was answered; None while the call is under way."""
+    adopted: bool = False
+    reason: Reason = Reason.ADOPTED
+    """Why it was started; the pool is told it with JOIN."""
+    sick_since: float | None = None
+    busy: bool = False
+    """A libvirt call for it is under way: one at a time."""
+    sample: Sample | None = None
+    signal: Signal | None = None
+
+    def move(self, state: VmState, now: float) -> None:
+        """Enter a state. Raises ImpossibleTransition where the table has no such edge."""
+        if state not in TRANSITIONS[self.state]:
+            raise ImpossibleTransition(f"{self.name}: {self.state} → {state}")
+        self.state, self.since = state, now
+
+    @property
+    def serves_or_will(self) -> bool:
+        return self.state in (VmState.DEFINED, VmState.BOOTING, VmState.READY)
+
+    def status(self, service: str, now: float) -> VmStatus:
+        return VmStatus(
+            name=self.name,
+            service=service,
+            host=self.host,
+            state=self.state,
+            power=self.power,
+            address=self.address,
+            age_s=now - self.started_at,
+            generation=self.identity.generation,
+            limit_cores=self.identity.cpu_limit if self.limited else None,
+            sample=self.sample,
+            signal=self.signal,
+        )
+
+
+def is_sick(backend: BackendLoad | None) -> bool:
+    """A replica that once was ready and whose probes now fail, or that the pool lost."""
+    return backend is None or (backend.lifecycle == "ready" and not backend.healthy)
+
+
+FAILURE_WORDS: dict[Reason, str] = {
+    Reason.CRASHED: "stopped by itself",
+    Reason.BOOT_TIMEOUT: "never became ready",
+    Reason.UNHEALTHY: "stayed unhealthy",
+    Reason.LAUNCH_FAILED: "could not be started",
+}

@@ -1,0 +1,1 @@
+"""The reverse proxy: the pool it balances over, the control surface around it."""

@@ -1,0 +1,1 @@
+"""The admin side: the JSON API that operators and lbctl use."""

@@ -1,0 +1,327 @@
+"""The admin API: routes, what they take and what they answer, and the server that carries them.
+
+Renders what `Control` says and passes its verbs on; decides nothing about pool or fleet. Reading is
+open to whoever reaches the address under one of its names, changing needs the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from aiohttp import web
+
+from lb.admin import access, console
+from lb.admin.control import Control, UnknownNameError
+from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches, split_host
+from lb.admin.problems import Handler, ProblemError, as_problems, problem
+from lb.admin.stream import HEARTBEAT_S, EventStreams
+from lb.config import split_address
+from lb.errors import ListenError
+
+BODY_BYTES: Final = 64 * 1024
+BODY_S: Final = 10.0
+MAX_EVENTS: Final = 1000
+"""On one page of `/events`."""
+
+
+class AdminServer:
+    """The API on one address. `hosts` are further names a request's Host may carry; with `home`,
+    the address is noted there for lbctl."""
+
+    def __init__(
+        self,
+        control: Control,
+        listen: str,
+        token: str,
+        hosts: Sequence[str] = (),
+        *,
+        home: Path | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._control = control
+        self._listen = listen
+        self._token = token
+        self._hosts = tuple(hosts)
+        self._home = home
+        self._streams = EventStreams(heartbeat_s)
+        self._runner: web.AppRunner | None = None
+        self._rule = HostRule(*split_address(listen), self._hosts)
+
+    @property
+    def port(self) -> int:
+        """As bound: the configured one may be 0."""
+        return self._rule.port
+
+    @property
+    def url(self) -> str:
+        host, _ = split_address(self._listen)
+        # what stands for every address cannot be connected to on every system
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def streams(self) -> int:
+        """How many listen to the journal."""
+        return len(self._streams)
+
+    async def start(self) -> None:
+        """Listen. Raises ListenError where that is impossible, and leaves nothing behind then."""
+        for name in self._hosts:
+            try:
+                split_host(name)
+            except ValueError as error:
+                raise ListenError(f"admin.hosts: {error}") from error
+        runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
+        )
+        await runner.setup()
+        host, port = split_address(self._listen)
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ListenError(
+                f"the admin API cannot listen on {self._listen}:"
+                f" {_plain(error)}: stop what uses it, or set admin.listen"
+            ) from error
+        self._runner = runner
+        self._rule = HostRule(host, runner.addresses[0][1], self._hosts)
+        if self._home is not None:
+            # a folder that cannot be written costs lbctl a guess, never the service
+            with contextlib.suppress(OSError):
+                access.write_address(self._home, self.url)
+
+    async def stop(self) -> None:
+        """End the streams and stop listening. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        if self._home is not None:
+            access.forget_address(self._home, self.url)
+        self._streams.close()
+        await runner.cleanup()
+
+    # ── what every request passes ────────────────────────────────────────────────────────────
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[as_problems, self._guard], client_max_size=BODY_BYTES)
+        app.on_response_prepare.append(_common_headers)
+        api = "/api/v1"
+        app.add_routes(
+            [
+                web.get(f"{api}/pool", self._pool),
+                web.post(f"{api}/pool/{{service}}/backends", self._add),
+                web.delete(f"{api}/pool/{{service}}/backends/{{name}}", self._remove),
+                web.post(f"{api}/pool/{{service}}/backends/{{name}}/drain", self._drain),
+                web.post(f"{api}/pool/{{service}}/backends/{{name}}/ready", self._ready),
+                web.get(f"{api}/vms", self._vms),
+                web.get(f"{api}/vms/{{name}}", self._vm),
+                web.get(f"{api}/hosts", self._all_hosts),
+                web.get(f"{api}/scale", self._scales),
+                web.get(f"{api}/scale/{{service}}", self._scale),
+                web.get(f"{api}/events", self._events),
+                web.get(f"{api}/events/stream", self._stream),
+                web.get(f"{api}/prometheus/targets", self._targets),
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/", self._console),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        name = request.transport and request.transport.get_extra_info("sockname")
+        host = request.headers.get("Host")
+        if not self._rule.allows(host, name[0] if name else None):
+            raise ProblemError(
+                421, f"Host {host!r} is not a name of this server: add it to admin.hosts"
+            )
+        if request.method not in SAFE_METHODS:
+            shown = request.headers.get("Authorization")
+            if not bearer_matches(shown, self._token):
+                challenge = 'Bearer realm="lbctl"'
+                if shown is not None:
+                    challenge += ', error="invalid_token"'
+                raise ProblemError(
+                    401,
+                    "this changes something and needs Authorization: Bearer TOKEN;"
+                    " the token is in the file `token` of LBCTL_HOME",
+                    {"WWW-Authenticate": challenge},
+                )
+        return await handler(request)
+
+    # ── the pool ─────────────────────────────────────────────────────────────────────────────
+
+    async def _pool(self, _request: web.Request) -> web.Response:
+        pool = self._control.pool()
+        rows = [
+            {"service": service, **view.as_dict()}
+            for service, views in pool.items()
+            for view in views
+        ]
+        return _json({"services": list(pool), "backends": rows})
+
+    async def _add(self, request: web.Request) -> web.Response:
+        service = request.match_info["service"]
+        body = await _body(request)
+        address = body.get("address") if isinstance(body, dict) else None
+        if not isinstance(address, str) or not _is_address(address):
+            raise ProblemError(
+                400, 'the body must be {"address": "host:port"}, with a port from 1 to 65535'
+            )
+        if extra := sorted(set(body) - {"address"}):
+            raise ProblemError(400, f"unknown in the body: {', '.join(extra)}")
+        name = self._control.add_backend(service, address)
+        where = f"/api/v1/pool/{service}/backends/{quote(name, safe=':')}"
+        return _json({"service": service, "name": name}, 201, {"Location": where})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        self._control.remove(request.match_info["service"], request.match_info["name"])
+        return web.Response(status=204)
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        self._control.drain(request.match_info["service"], request.match_info["name"])
+        return web.Response(status=204)
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        self._control.ready(request.match_info["service"], request.match_info["name"])
+        return web.Response(status=204)
+
+    # ── VMs, hosts, scale ────────────────────────────────────────────────────────────────────
+
+    async def _vms(self, _request: web.Request) -> web.Response:
+        return _json({"vms": [asdict(row) for row in await self._control.vms()]})
+
+    async def _vm(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        for row in await self._control.vms():
+            if row.name == name:
+                return _json(asdict(row))
+        raise UnknownNameError(f"no VM {name}")
+
+    async def _all_hosts(self, _request: web.Request) -> web.Response:
+        return _json({"hosts": [asdict(row) for row in await self._control.hosts()]})
+
+    async def _scales(self, _request: web.Request) -> web.Response:
+        rows = [asdict(self._control.scale(service)) for service in self._control.pool()]
+        return _json({"services": rows})
+
+    async def _scale(self, request: web.Request) -> web.Response:
+        return _json(asdict(self._control.scale(request.match_info["service"])))
+
+    # ── the journal ──────────────────────────────────────────────────────────────────────────
+
+    async def _events(self, request: web.Request) -> web.Response:
+        journal = self._control.journal
+        since = _number(request, "since", None, 0, 2**53)
+        limit = _number(request, "limit", 100, 1, MAX_EVENTS) or 100
+        events = await journal.events(since, limit, request.query.get("service"))
+        return _json({"events": [event.as_dict() for event in events], "last_id": journal.last_id})
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        since = _number(request, "since", None, 0, 2**53)
+        last = request.headers.get("Last-Event-ID", "")
+        if last.isascii() and last.isdecimal() and len(last) <= 16:
+            since = int(last)  # a browser's own resumption goes before the address it first asked
+        service = request.query.get("service")
+        return await self._streams.serve(request, self._control.journal, since, service)
+
+    # ── for Prometheus, for probes, for a browser ────────────────────────────────────────────
+
+    async def _targets(self, _request: web.Request) -> web.Response:
+        """Prometheus' HTTP service discovery: the VMs in the pool, which all have /metrics."""
+        return _json(
+            [
+                {
+                    "targets": [view.address],
+                    "labels": {"service": service, "vm": view.vm, "host": view.host},
+                }
+                for service, views in self._control.pool().items()
+                for view in views
+                if view.vm is not None and view.lifecycle != "gone"
+            ]
+        )
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body, content_type = self._control.metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        ready, why = self._control.is_ready()
+        return web.Response(text=f"{why or 'ready'}\n") if ready else problem(503, why)
+
+    async def _console(self, _request: web.Request) -> web.Response:
+        return await console.page(self._control)
+
+
+async def _common_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False)
+    return web.Response(
+        text=text + "\n", status=status, content_type="application/json", headers=headers
+    )
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null says that there is no figure."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+async def _body(request: web.Request) -> Any:
+    try:
+        async with asyncio.timeout(BODY_S):
+            return json.loads(await request.read())
+    except TimeoutError:
+        raise ProblemError(408, f"the body did not arrive within {BODY_S:g} s") from None
+    except (ValueError, RecursionError):
+        raise ProblemError(400, "the body is not JSON") from None
+
+
+def _number(
+    request: web.Request, name: str, default: int | None, low: int, high: int
+) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if text.isascii() and text.isdecimal() and len(text) <= 16 and low <= int(text) <= high:
+        return int(text)
+    raise ProblemError(400, f"{name} must be a whole number from {low} to {high}")
+
+
+def _is_address(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    known = bool(colon and host) and port.isascii() and port.isdecimal() and len(port) <= 5
+    plain = text.isprintable() and not set(text) & set(" /?#@\\")
+    return known and plain and 1 <= int(port) <= 65535
+
+
+def _plain(error: OSError) -> str:
+    """asyncio rewrites the message with the address, which ours has already."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error)).lower()

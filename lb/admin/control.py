@@ -1,0 +1,120 @@
+"""What the admin API needs from whoever composes the process: one narrow Protocol and its rows.
+
+Values only, no I/O and no HTTP: the API renders these rows and calls these verbs, `lb.service`
+implements them, tests pass a fake. A row's field names are the JSON's keys: they are public.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lb.backend import BackendView
+from lb.errors import LbError
+from lb.journal import Journal
+
+
+class UnknownNameError(LbError):
+    """No service, backend or VM has that name; the message is a sentence for the operator."""
+
+
+class RefusedError(LbError):
+    """The name exists, but this cannot be done to it now; the message says why and what helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmRow:
+    """One virtual machine of ours, standbys included."""
+
+    name: str
+    service: str
+    state: str
+    """As the fleet sees it: defined, booting, ready, standby, draining, gone or failed."""
+    libvirt_state: str
+    """As libvirt sees it: running, paused, shutoff, …"""
+    host: str
+    address: str | None = None
+    age_s: float | None = None
+    cpu_host_ratio: float | None = None
+    """CPU of the whole QEMU process ÷ CPU allowed."""
+    cpu_vcpu_ratio: float | None = None
+    """CPU of its virtual CPUs ÷ CPU allowed; the rest is QEMU's own overhead."""
+    memory_bytes: int | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One configured hypervisor."""
+
+    name: str
+    uri: str
+    reachable: bool
+    domain_type: str | None = None
+    """kvm, or qemu for software emulation."""
+    cores: int | None = None
+    libvirt_version: str | None = None
+    replicas: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRow:
+    """A service's size, what it should be, and why."""
+
+    service: str
+    desired: int
+    ready: int
+    booting: int
+    standby: int
+    draining: int
+    min: int
+    max: int
+    reason: str | None = None
+    """The last decision's reason, one word of `autoscale.model.Reason`."""
+    sentence: str | None = None
+    """The last decision in one sentence with numbers; None before the first."""
+    decided_at: float | None = None
+    """Unix seconds."""
+
+
+class Control(Protocol):
+    """The running process as the operator sees it.
+
+    The synchronous calls answer from memory and never wait; `vms` and `hosts` may ask libvirt.
+    A verb raises UnknownNameError (or the pool's UnknownBackendError) for a name that does not
+    exist, and RefusedError where it makes no sense now.
+    """
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def pool(self) -> dict[str, list[BackendView]]:
+        """Every service's backends; a service without any is there with an empty list."""
+        ...
+
+    def add_backend(self, service: str, address: str) -> str:
+        """A static member `host:port`, already checked for its form. Returns its name."""
+        ...
+
+    def drain(self, service: str, name: str) -> None: ...
+
+    def ready(self, service: str, name: str) -> None:
+        """Take a drain back."""
+        ...
+
+    def remove(self, service: str, name: str) -> None: ...
+
+    async def vms(self) -> list[VmRow]: ...
+
+    async def hosts(self) -> list[HostRow]: ...
+
+    def scale(self, service: str) -> ScaleRow: ...
+
+    def metrics(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        ...
+
+    def is_ready(self) -> tuple[bool, str]:
+        """May traffic be sent to this process; and why not, or why."""
+        ...

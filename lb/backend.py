@@ -1,0 +1,183 @@
+"""One backend: its lifecycle table, its health bits, its counters.
+
+Two separate questions are kept apart: admission (`lifecycle`: may it get new requests?) and health
+(`healthy`: does it answer its probes?). Policies ask neither; they ask `available`. Does no I/O,
+and judges nothing: the pool does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from autoscale.model import BackendLoad, Reason
+from lb.errors import BadTransitionError
+from lb.latency import Latency
+
+
+class Lifecycle(StrEnum):
+    STARTING = "starting"
+    """Known, and not yet seen to answer its readiness probe."""
+    READY = "ready"
+    DRAINING = "draining"
+    """No new request; those running finish."""
+    GONE = "gone"
+
+
+# draining → starting is the operator's (or the fleet's) change of mind. It does not lead straight
+# to ready: a draining backend is not probed, so what we knew of its health is old.
+TRANSITIONS: Final[dict[Lifecycle, frozenset[Lifecycle]]] = {
+    Lifecycle.STARTING: frozenset({Lifecycle.READY, Lifecycle.DRAINING, Lifecycle.GONE}),
+    Lifecycle.READY: frozenset({Lifecycle.DRAINING, Lifecycle.GONE}),
+    Lifecycle.DRAINING: frozenset({Lifecycle.STARTING, Lifecycle.GONE}),
+    Lifecycle.GONE: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackendView:
+    """One backend at one instant, as `GET /pool` shows it. Frozen; `as_dict` is its JSON."""
+
+    name: str
+    address: str
+    lifecycle: str
+    healthy: bool
+    weight: int
+    in_flight: int
+    requests_total: int
+    failures_total: int
+    latency_p50_s: float | None
+    """Of the last ten seconds; None without a request in them."""
+    latency_p99_s: float | None
+    vm: str | None
+    host: str
+    rate: float
+    """Answers per second over the last five seconds."""
+    available: bool
+    probe: str
+    """What the last probe said, such as `200` or `refused`; empty before the first."""
+    cpu: float | None = None
+    """Utilisation, 0 … about 1, where the caller of `snapshot` supplied it."""
+
+    def as_dict(self) -> dict[str, str | int | float | bool | None]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Backend:
+    """One upstream address. Mutable, and mutated by the pool and its leases alone."""
+
+    __slots__ = (
+        "address",
+        "answered_at",
+        "connect_failures",
+        "failures",
+        "healthy",
+        "host",
+        "in_flight",
+        "joined_because",
+        "latency",
+        "lifecycle",
+        "name",
+        "probe",
+        "probe_failures",
+        "probe_successes",
+        "requests_total",
+        "vm",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        host: str = "",
+        vm: str | None = None,
+        weight: int = 1,
+        joined_because: Reason = Reason.OPERATOR,
+    ) -> None:
+        if weight < 1:
+            raise ValueError(f"weight of {name} must be at least 1, not {weight}")
+        # who it is
+        self.name = name
+        self.address = address
+        self.host = host
+        self.vm = vm
+        self.weight = weight
+        self.joined_because = joined_because
+        # admission
+        self.lifecycle = Lifecycle.STARTING
+        # health: one bit, and the streaks that flip it
+        self.healthy = False
+        self.probe = ""
+        self.probe_successes = 0
+        self.probe_failures = 0
+        self.connect_failures = 0
+        # counters
+        self.in_flight = 0
+        self.answered_at = float("-inf")
+        self.requests_total = 0
+        self.failures: dict[str, int] = {}
+        self.latency = Latency()
+
+    @property
+    def available(self) -> bool:
+        """May it get a new request? The one question policies ask."""
+        return self.healthy and self.lifecycle is Lifecycle.READY
+
+    @property
+    def probed(self) -> bool:
+        """Draining is not failing: a backend that gets no new request is not asked."""
+        return self.lifecycle in (Lifecycle.STARTING, Lifecycle.READY)
+
+    @property
+    def failures_total(self) -> int:
+        return sum(self.failures.values())
+
+    def move(self, to: Lifecycle) -> None:
+        """Take one step of the lifecycle. Raises BadTransitionError where the table has none."""
+        if to not in TRANSITIONS[self.lifecycle]:
+            raise BadTransitionError(
+                f"{self.name}: {self.lifecycle} → {to} is not a step of a backend"
+            )
+        self.lifecycle = to
+
+    def forget_health(self) -> None:
+        """Back to not knowing: the next probes decide."""
+        self.healthy = False
+        self.probe_successes = self.probe_failures = self.connect_failures = 0
+
+    def load(self) -> BackendLoad:
+        return BackendLoad(
+            name=self.name,
+            lifecycle=self.lifecycle.value,
+            healthy=self.healthy,
+            in_flight=self.in_flight,
+            vm=self.vm,
+        )
+
+    def view(self, now: float, cpu: float | None = None) -> BackendView:
+        p50, p99 = self.latency.quantiles((0.5, 0.99), now)
+        return BackendView(
+            name=self.name,
+            address=self.address,
+            lifecycle=self.lifecycle.value,
+            healthy=self.healthy,
+            weight=self.weight,
+            in_flight=self.in_flight,
+            requests_total=self.requests_total,
+            failures_total=self.failures_total,
+            latency_p50_s=p50,
+            latency_p99_s=p99,
+            vm=self.vm,
+            host=self.host,
+            rate=self.latency.rate(now),
+            available=self.available,
+            probe=self.probe,
+            cpu=cpu,
+        )
+
+    def __repr__(self) -> str:
+        health = "healthy" if self.healthy else "unhealthy"
+        return f"<Backend {self.name} {self.lifecycle}, {health}, {self.in_flight} in flight>"

@@ -1,0 +1,85 @@
+"""`lbctl events`: what happened and why, from the journal, once or live."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Final
+
+import click
+
+from lb.commands import render
+from lb.commands.base import Settings, WrongUsageError, json_option, pass_settings
+from lb.commands.render import Column, text
+
+COLUMNS: Final = (
+    Column("time", lambda row: render.clock(row["at"])),
+    Column("kind", text("kind")),
+    Column("service", text("service")),
+    Column("subject", text("subject")),
+    Column("reason", text("reason")),
+    Column("message", text("message")),
+)
+# A live line cannot know what comes: widths that fit what usually does.
+_LIVE_WIDTHS: Final = (23, 14, 8, 14, 14, 0)
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on, live, until Ctrl-C.")
+@json_option
+@click.option(
+    "--since",
+    metavar="ID|AGE",
+    help="Only what came after the event ID, or within AGE (90s, 10m, 2h, 1d).",
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--service", help="Only this service's.")
+@pass_settings
+def events(
+    settings: Settings,
+    follow: bool,
+    as_json: bool,
+    since: str | None,
+    limit: int,
+    service: str | None,
+) -> None:
+    """What happened and why, oldest first. JSON is a list, with -f a line for each event."""
+    after_id, not_before = _parse_since(since)
+    client = settings.client()
+    page = client.events(after_id, limit, service)
+    rows = [row for row in page["events"] if row["at"] >= not_before]
+    if not follow:
+        render.listing(COLUMNS, rows, as_json=as_json, empty="nothing happened yet")
+        return
+    try:
+        for row in rows:
+            _print_live(row, as_json)
+        # With more to show than the limit, the stream brings the rest.
+        last = page["events"][-1]["id"] if page["events"] else page["last_id"]
+        for row in client.follow(last, service):
+            _print_live(row, as_json)
+    except KeyboardInterrupt:
+        return  # how following is meant to end
+
+
+def _parse_since(since: str | None) -> tuple[int | None, float]:
+    """'17' → after id 17; '10m' → not before ten minutes ago; both open for None."""
+    if since is None:
+        return None, 0.0
+    if since.isascii() and since.isdecimal():
+        return int(since), 0.0
+    age = re.fullmatch(r"(\d{1,6})([smhd])", since, re.ASCII)
+    if age is None:
+        raise WrongUsageError(f"--since {since}: write an event's id, or an age: 90s, 10m, 2h, 1d")
+    return None, time.time() - int(age[1]) * _UNIT_S[age[2]]
+
+
+def _print_live(row: render.Row, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    cells = [render.one_line(column.cell(row)) for column in COLUMNS]
+    line = "  ".join(cell.ljust(width) for cell, width in zip(cells, _LIVE_WIDTHS, strict=True))
+    click.echo(line.rstrip())

@@ -1,0 +1,84 @@
+"""`lbctl vm` and `lbctl hosts`: what the hypervisors run for us, standbys included."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import click
+
+from lb.commands import render
+from lb.commands.base import Settings, json_option, pass_settings
+from lb.commands.render import Column, figure, text
+
+VM_COLUMNS: Final = (
+    Column("name", text("name")),
+    Column("service", text("service")),
+    Column("state", text("state")),
+    Column("libvirt", text("libvirt_state")),
+    Column("host", text("host")),
+    Column("address", text("address")),
+    Column("age", figure("age_s", render.span), right=True),
+    Column("cpu host", figure("cpu_host_ratio", render.percent), right=True),
+    Column("cpu vcpu", figure("cpu_vcpu_ratio", render.percent), right=True),
+    Column("memory", figure("memory_bytes", render.size), right=True),
+    Column("image", text("image")),
+)
+
+
+def _reachable(row: render.Row) -> str:
+    return "reachable" if row["reachable"] else f"unreachable: {row.get('error') or 'no answer'}"
+
+
+HOST_COLUMNS: Final = (
+    Column("name", text("name")),
+    Column("uri", text("uri")),
+    Column("state", _reachable),
+    Column("runs", text("domain_type")),
+    Column("cores", text("cores"), right=True),
+    Column("libvirt", text("libvirt_version")),
+    Column("replicas", text("replicas"), right=True),
+)
+
+
+@click.group()
+def vm() -> None:
+    """The virtual machines."""
+
+
+@vm.command("list")
+@json_option
+@pass_settings
+def list_vms(settings: Settings, as_json: bool) -> None:
+    """Every VM of ours, in whatever state."""
+    rows = settings.client().vms()
+    render.listing(VM_COLUMNS, rows, as_json=as_json, empty="no VM: `lbctl events` says why")
+
+
+@vm.command()
+@click.argument("name")
+@json_option
+@pass_settings
+def show(settings: Settings, name: str, as_json: bool) -> None:
+    """One VM, field by field."""
+    row = settings.client().vm(name)
+    if as_json:
+        click.echo(json.dumps(row, indent=2, ensure_ascii=False))
+        return
+    width = max(len(column.title) for column in VM_COLUMNS)
+    for column in VM_COLUMNS:
+        click.echo(f"{column.title.ljust(width)}  {column.cell(row)}")
+
+
+@click.group()
+def hosts() -> None:
+    """The hypervisors."""
+
+
+@hosts.command("list")
+@json_option
+@pass_settings
+def list_hosts(settings: Settings, as_json: bool) -> None:
+    """Every configured hypervisor and whether it answers."""
+    rows = settings.client().hosts()
+    render.listing(HOST_COLUMNS, rows, as_json=as_json, empty="no hypervisor is configured")

@@ -1,0 +1,208 @@
+"""What the demo saw, as values, and whether its story happened. Pure.
+
+A Story is everything the report needs, so that a report can be drawn again from its JSON. Times
+`t` are seconds since the load began; CPU is in cores.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from loadtest.result import PhaseResult, Result
+
+ACTS = ("low", "high", "relief", "after", "calm")
+"""The load's phases: before overload; overloaded on one replica; two replicas working off the
+queue; two replicas in peace; low again."""
+
+RECOVERED_RATIO = 0.25
+"""p99 under high load on two replicas must be below this share of p99 on one."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmPoint:
+    """One VM at one instant. A view that nobody had a figure for is None."""
+
+    state: str
+    host_cores: float | None
+    vcpu_cores: float | None
+    guest_cores: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The fleet at one instant."""
+
+    t: float
+    desired: int
+    ready: int
+    booting: int
+    in_flight: int
+    vms: dict[str, VmPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened, with the journal's words."""
+
+    t: float
+    kind: str
+    subject: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and with what the story was played."""
+
+    domain_type: str
+    why: str
+    host_cores: int
+    libvirt: str
+    vcpus: int
+    limit_cores: float
+    limited: bool
+    target_cpu: float
+    work: int
+    capacity_rps: float
+    low_rps: float
+    high_rps: float
+
+
+@dataclass(slots=True)
+class Story:
+    """Grows while the demo runs; complete once `result` is there."""
+
+    setting: Setting | None = None
+    points: list[Point] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    starts: dict[str, float] = field(default_factory=dict)
+    """When each act began."""
+    result: Result | None = None
+    failure: str = ""
+    """Why it ended early, empty where it did not."""
+
+    def phase(self, name: str) -> PhaseResult | None:
+        return (
+            next((p for p in self.result.phases if p.name == name), None) if self.result else None
+        )
+
+    def window(self, act: str) -> tuple[float, float] | None:
+        """From when to when an act lasted."""
+        if act not in self.starts:
+            return None
+        later = [t for t in self.starts.values() if t > self.starts[act]]
+        end = min(later) if later else (self.points[-1].t if self.points else self.starts[act])
+        return self.starts[act], end
+
+    def during(self, act: str) -> list[Point]:
+        window = self.window(act)
+        return [p for p in self.points if window and window[0] <= p.t < window[1]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must have happened."""
+
+    what: str
+    ok: bool
+    saw: str
+
+
+def verdict(story: Story) -> list[Check]:
+    """Did the story happen? Every check must be ok for the demo to end with 0."""
+    checks = [Check("the story was told to its end", not story.failure, story.failure or "yes")]
+    ready = {act: _most_ready(story, act) for act in ACTS}
+    checks.append(
+        Check("one replica under low load", ready["low"] == 1, f"{ready['low']} at the most")
+    )
+    grew = [m for m in story.moments if m.kind == "scale.up" and m.reason == "cpu_overload"]
+    checks.append(
+        Check(
+            "overload was noticed and a second replica started",
+            len(grew) == 1 and ready["after"] == 2,
+            grew[0].message if grew else "nothing was started",
+        )
+    )
+    before, after = story.phase("high"), story.phase("after")
+    if before is None or after is None or not before.latency_s.count or not after.latency_s.count:
+        checks.append(Check("p99 recovered", False, "not measured"))
+    else:
+        ratio = after.latency_s.p99 / before.latency_s.p99
+        checks.append(
+            Check(
+                f"p99 under high load fell below {RECOVERED_RATIO:g} of what it was",
+                ratio < RECOVERED_RATIO,
+                f"{before.latency_s.p99:.2f} s → {after.latency_s.p99:.2f} s ({ratio:.2f})",
+            )
+        )
+    ending = story.points[-1] if story.points else None
+    checks.append(
+        Check(
+            "back to one replica under low load",
+            ending is not None and ending.ready == 1 and ending.booting == 0,
+            f"{ending.ready} at the end" if ending else "never seen",
+        )
+    )
+    checks.append(_no_request_lost(story.result))
+    return checks
+
+
+def _most_ready(story: Story, act: str) -> int:
+    return max((point.ready for point in story.during(act)), default=0)
+
+
+def _no_request_lost(result: Result | None) -> Check:
+    what = "no request failed"
+    if result is None:
+        return Check(what, False, "not measured")
+    counts = result.counts
+    lost = counts.errors + counts.dropped + counts.unfinished
+    detail = f"{lost} of {counts.intended} requests"
+    if result.errors:
+        detail += " (" + ", ".join(f"{n} × {kind}" for kind, n in result.errors.items()) + ")"
+    return Check(what, lost == 0 and counts.intended > 0, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuViews:
+    """Mean CPU of the replicas that served during an act, in cores, by who looked."""
+
+    host: float
+    vcpu: float
+    guest: float
+
+    @property
+    def overhead(self) -> float:
+        """QEMU's own: what the host pays beyond the virtual CPUs."""
+        return self.host - self.vcpu
+
+
+def cpu_views(story: Story, act: str) -> CpuViews | None:
+    """Means per replica over the points where all three views had a figure."""
+    triples = [
+        (vm.host_cores, vm.vcpu_cores, vm.guest_cores)
+        for point in story.during(act)
+        for vm in point.vms.values()
+        if vm.state == "ready"
+    ]
+    whole = [(h, v, g) for h, v, g in triples if h is not None and v is not None and g is not None]
+    if not whole:
+        return None
+    n = len(whole)
+    return CpuViews(
+        sum(h for h, _, _ in whole) / n,
+        sum(v for _, v, _ in whole) / n,
+        sum(g for _, _, g in whole) / n,
+    )
+
+
+def activation_s(moments: list[Moment]) -> float | None:
+    """Seconds from the decision to grow to the second replica's first readiness."""
+    grew = next((m.t for m in moments if m.kind == "scale.up"), None)
+    ready = [m.t for m in moments if m.kind == "vm.ready" and grew is not None and m.t >= grew]
+    return min(ready) - grew if grew is not None and ready else None

@@ -1,0 +1,301 @@
+"""`lbctl doctor`: everything that `lbctl up` needs of this machine, looked at one by one.
+
+Each check ends in one line and, where something is wrong, in what to do about it. It only looks:
+it runs no program, leaves no file behind, and never opens a libvirt root that is in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from lb.config import Config, HypervisorConfig, split_address
+
+Verdict = Literal["ok", "warn", "fail"]
+COLOURS: Final[dict[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+OLDEST_PYTHON: Final = (3, 11)
+BUILD_BYTES: Final = 1_500_000_000
+"""What building the guest image needs for a while."""
+LOW_BYTES: Final = 200_000_000
+"""Consoles, journal and libvirt's own files; below this a night may fill the disk."""
+OPEN_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `fix` says what to do; empty where nothing is to be done."""
+
+    name: str
+    verdict: Verdict
+    finding: str
+    fix: str = ""
+
+
+class HostFacts(Protocol):
+    """What an opened hypervisor says of itself; `autoscale.host.HostInfo` is one."""
+
+    @property
+    def domain_type(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def cores(self) -> int: ...
+    @property
+    def libvirt_version(self) -> str: ...
+    @property
+    def cpu_limits(self) -> bool: ...
+
+
+OpenHost = Callable[[HypervisorConfig], Awaitable[HostFacts]]
+"""Connect, ask, disconnect. Raises an exception whose message is one line for the operator."""
+
+IsServing = Callable[[], bool]
+"""Does an `lbctl up` of this LBCTL_HOME answer?"""
+
+
+async def checks(
+    config: Config,
+    home: Path,
+    *,
+    open_host: OpenHost | None = None,
+    is_serving: IsServing | None = None,
+) -> list[Check]:
+    """Look at everything; tests put their own hypervisors in place of libvirt's."""
+    serving = await asyncio.to_thread(is_serving or (lambda: _answers(home)))
+    found = [check_python(sys.version_info[:3]), check_libvirt_python(), check_qemu(config)]
+    for hypervisor in config.hypervisor:
+        found += await check_host(hypervisor, config, open_host or open_with_libvirt)
+    found += check_images(config, home)
+    found += [check_port(what, address, serving) for what, address in _addresses(config)]
+    found += [check_home(home), check_disk(home)]
+    if any(_is_embedded(hypervisor) for hypervisor in config.hypervisor):
+        found.append(check_path_length(home))
+    return found
+
+
+# ── programs and libraries ───────────────────────────────────────────────────────────────────────
+
+
+def check_python(version: tuple[int, ...]) -> Check:
+    text = ".".join(map(str, version))
+    if version[:2] >= OLDEST_PYTHON:
+        return Check("python", "ok", text)
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return Check("python", "fail", f"{text} is too old", f"install Python {oldest} or newer")
+
+
+def check_libvirt_python(load: Callable[[str], Any] = importlib.import_module) -> Check:
+    name = "libvirt-python"
+    try:
+        load("autoscale.hypervisor")
+    except ImportError as error:
+        fix = "run `./run setup`, which installs libvirt-dev and builds it"
+        return Check(name, "fail", f"cannot be imported: {error}", fix)
+    return Check(name, "ok", "can be imported")
+
+
+def check_qemu(config: Config, which: Callable[[str], str | None] = shutil.which) -> Check:
+    """Only local hypervisors run QEMU from this machine's packages."""
+    program = f"qemu-system-{platform.machine()}"
+    if not any(_is_local(hypervisor) for hypervisor in config.hypervisor):
+        return Check("qemu", "ok", "not needed here: every hypervisor is another machine's")
+    path = which(program)
+    if path is None:
+        return Check("qemu", "fail", f"{program} is not installed", "apt-get install qemu-system")
+    return Check("qemu", "ok", path)
+
+
+# ── hypervisors ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def check_host(
+    hypervisor: HypervisorConfig, config: Config, open_host: OpenHost
+) -> list[Check]:
+    """It opens; it runs guests by KVM or by emulation; it can limit their CPU."""
+    name = f"hypervisor {hypervisor.name}"
+    try:
+        async with asyncio.timeout(OPEN_S):
+            facts = await open_host(hypervisor)
+    except TimeoutError:
+        finding = f"{hypervisor.uri} does not answer in {OPEN_S:g} s"
+        return [Check(name, "fail", finding, "see whether its libvirt daemon runs")]
+    except Exception as error:  # noqa: BLE001 — whatever it is, it is what was to be found out
+        fix = f"see [[hypervisor]] {hypervisor.name} in the configuration, and its libvirt daemon"
+        return [Check(name, "fail", f"{hypervisor.uri}: {_first_line(error)}", fix)]
+    opened = f"{hypervisor.uri}: libvirt {facts.libvirt_version}, {facts.cores} cores"
+    kind = "KVM" if facts.domain_type == "kvm" else "emulation"
+    runs = f"{facts.domain_type} ({kind}): {facts.why}"
+    found = [Check(name, "ok", opened), Check(f"{name}: guests run by", "ok", runs)]
+    if facts.cpu_limits:
+        return [*found, Check(f"{name}: CPU limits", "ok", "possible")]
+    needs_limits = any(
+        service.vm is not None and service.vm.cpu_limit < service.vm.vcpus
+        for service in config.service.values()
+    )
+    return [
+        *found,
+        Check(
+            f"{name}: CPU limits",
+            "warn" if needs_limits else "ok",
+            "not possible: no cgroups for this user",
+            "run as root, or set cpu_limit to the number of vcpus" if needs_limits else "",
+        ),
+    ]
+
+
+async def open_with_libvirt(hypervisor: HypervisorConfig) -> HostFacts:
+    """Open it as `lbctl up` would, but an embedded driver in a folder of its own: its real root
+    belongs to the one process that serves, and maybe guests live there."""
+    from autoscale.hypervisor import LibvirtHypervisor
+
+    with tempfile.TemporaryDirectory(prefix="lbctl-doctor-", ignore_cleanup_errors=True) as scratch:
+        host = LibvirtHypervisor(
+            hypervisor.name,
+            hypervisor.uri.partition("?")[0] if _is_embedded(hypervisor) else hypervisor.uri,
+            instance="doctor",
+            home=Path(scratch),
+            domain_type=hypervisor.domain_type,
+            network=hypervisor.network,
+            call_timeout=hypervisor.call_timeout,
+        )
+        try:
+            return await host.open()
+        finally:
+            await host.close()
+
+
+def _is_embedded(hypervisor: HypervisorConfig) -> bool:
+    return hypervisor.uri.startswith("qemu:///embed")
+
+
+def _is_local(hypervisor: HypervisorConfig) -> bool:
+    return hypervisor.uri.startswith("qemu:///")
+
+
+# ── the image ────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_images(config: Config, home: Path) -> Iterator[Check]:
+    """Each image that a service's VMs boot."""
+    from guest.image import ImageError, is_current, load
+
+    wanted = {service.vm.image for service in config.service.values() if service.vm is not None}
+    for name in sorted(wanted):
+        try:
+            image = load(home, name)
+        except ImageError as error:
+            # the image's own errors end in what to do
+            finding, _, todo = str(error).partition(": run ")
+            fix = f"run {todo or f'`lbctl image build {name}`'}"
+            yield Check(f"image {name}", "fail", finding, fix)
+            continue
+        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in image.boot_parts.items())
+        finding = f"built {image.built_at}; boots in: {parts or 'not measured'}"
+        if is_current(image):
+            yield Check(f"image {name}", "ok", finding)
+        else:
+            fix = f"run `lbctl image build {name}` for the sources as they are now"
+            yield Check(f"image {name}", "warn", finding, fix)
+
+
+# ── addresses ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str]]:
+    for address in config.proxy.listen:
+        yield "proxy.listen", address
+    yield "admin.listen", config.admin.listen
+
+
+def check_port(what: str, address: str, serving: bool) -> Check:
+    """Try it; nothing ever listens there, so no connection is taken from anybody."""
+    name = f"{what} {address}"
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, where = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # as servers do: connections that linger from an earlier run are no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and serving:
+            return Check(name, "ok", "lbctl is serving")
+        fix = f"stop what uses it, or set another {what}"
+        return Check(name, "fail", (error.strerror or str(error)).lower(), fix)
+    return Check(name, "ok", "free")
+
+
+def _answers(home: Path) -> bool:
+    from lb.admin import access
+    from lb.client import DEFAULT_URL, AdminClient, AdminError
+
+    try:
+        AdminClient(access.read_address(home) or DEFAULT_URL, timeout_s=2.0).pool()
+    except AdminError:
+        return False
+    return True
+
+
+# ── LBCTL_HOME ───────────────────────────────────────────────────────────────────────────────────
+
+
+def check_home(home: Path) -> Check:
+    """Can files be made there? A home that does not exist yet is judged by where it would be."""
+    folder = _existing(home)
+    fix = f"make {folder} writable for this user, or set LBCTL_HOME"
+    if not folder.is_dir():
+        return Check("LBCTL_HOME", "fail", f"{folder} is not a folder", "set LBCTL_HOME")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return Check("LBCTL_HOME", "fail", f"{home} cannot be written: {reason}", fix)
+    return Check("LBCTL_HOME", "ok", f"{home}{'' if home.exists() else ' (not made yet)'}")
+
+
+def check_disk(home: Path, free: int | None = None) -> Check:
+    if free is None:
+        free = shutil.disk_usage(_existing(home)).free
+    finding = f"{free / 1e9:.1f} GB free"
+    if free < LOW_BYTES:
+        return Check("disk", "fail", finding, f"free some on the disk of {home}")
+    if free < BUILD_BYTES:
+        fix = f"building an image needs {BUILD_BYTES / 1e9:.1f} GB on the disk of {home}"
+        return Check("disk", "warn", finding, fix)
+    return Check("disk", "ok", finding)
+
+
+def check_path_length(home: Path) -> Check:
+    from autoscale.embedded import excess_path_length
+
+    excess = excess_path_length(home)
+    length = len(os.fsencode(home))
+    if excess:
+        finding = f"{home} is {excess} characters too long for libvirt's sockets"
+        return Check("socket paths", "fail", finding, "set LBCTL_HOME to a shorter folder")
+    return Check("socket paths", "ok", f"LBCTL_HOME has {length} characters: short enough")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

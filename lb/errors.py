@@ -1,0 +1,220 @@
+"""The errors a request, an operator or a start can end in: whose fault, which status, try again?
+
+Foreign errors are translated into these once, at the edge that met them. A class's `reason` is the
+word that stands in the metric label, the log line and the answer. Knows nothing of aiohttp.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Fault(StrEnum):
+    """Who is to blame. Only a backend's fault may count against a backend."""
+
+    CLIENT = "client"
+    BACKEND = "backend"
+    BALANCER = "balancer"
+
+
+class Repeat(StrEnum):
+    """May the request be sent again, to another backend? `retry.may_retry` reads this."""
+
+    ALWAYS = "always"
+    """It certainly never reached an application: no connection came about."""
+    IDEMPOTENT = "idempotent"
+    """The application may have seen it; harmless only where doing it twice is."""
+    NEVER = "never"
+
+
+class LbError(Exception):
+    """The root of the balancer's own errors; the message is one line fit for an operator."""
+
+
+# ── a request that cannot be answered by its backend ─────────────────────────────────────────────
+
+
+class RequestError(LbError):
+    """One request failed. Class attributes say what the client sees and what is counted."""
+
+    fault: ClassVar[Fault] = Fault.BALANCER
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "internal"
+    repeat: ClassVar[Repeat] = Repeat.NEVER
+
+
+class InternalError(RequestError):
+    """A bug of ours; the log has the traceback, the client only the request's id."""
+
+
+class ClientFaultError(RequestError):
+    fault = Fault.CLIENT
+    status = 400
+    reason = "bad_request"
+
+
+class BadRequestError(ClientFaultError):
+    """The request cannot be forwarded as it stands."""
+
+
+class ClientGoneError(ClientFaultError):
+    """The client hung up before its answer was complete. Nobody sees the 499 but the metrics."""
+
+    status = 499
+    reason = "client_gone"
+
+
+class ClientTimeoutError(ClientFaultError):
+    """The client stopped sending its body."""
+
+    status = 408
+    reason = "client_timeout"
+
+
+class ConnectRefusedError(ClientFaultError):
+    """CONNECT: this is not a forward proxy."""
+
+    status = 405
+    reason = "connect_refused"
+
+
+class UpgradeRefusedError(ClientFaultError):
+    """An upgrade such as WebSocket was asked for; it is not carried."""
+
+    status = 501
+    reason = "upgrade_refused"
+
+
+class UpstreamError(RequestError):
+    """The backend's fault."""
+
+    fault = Fault.BACKEND
+    status = 502
+    reason = "upstream"
+
+
+class ConnectFailedError(UpstreamError):
+    """Refused, unreachable, or gone before a connection stood."""
+
+    reason = "connect_failed"
+    repeat = Repeat.ALWAYS
+
+
+class ConnectTimeoutError(ConnectFailedError):
+    status = 504
+    reason = "connect_timeout"
+
+
+class UpstreamResetError(UpstreamError):
+    """The connection ended before the first byte of an answer."""
+
+    reason = "reset"
+    repeat = Repeat.IDEMPOTENT
+
+
+class FirstByteTimeoutError(UpstreamError):
+    """Connected, sent, and no answer in time. Not repeated: the work is probably still running."""
+
+    status = 504
+    reason = "first_byte_timeout"
+
+
+class SendTimeoutError(UpstreamError):
+    """The backend stopped taking the request's body."""
+
+    status = 504
+    reason = "send_timeout"
+
+
+class BadAnswerError(UpstreamError):
+    """What came back is not HTTP."""
+
+    reason = "bad_answer"
+
+
+class BodyCutError(UpstreamError):
+    """The answer broke off after its head; the client's connection is aborted."""
+
+    reason = "body_cut"
+
+
+class BodyTimeoutError(BodyCutError):
+    """The answer's body stalled."""
+
+    status = 504
+    reason = "body_timeout"
+
+
+class NoBackendError(RequestError):
+    """Nobody to send it to. 503 with Retry-After: we fail closed."""
+
+    status = 503
+    reason = "no_backend"
+    retry_after_s: ClassVar[int] = 1
+
+
+class PoolEmptyError(NoBackendError):
+    """The service has no backend at all."""
+
+    reason = "pool_empty"
+    retry_after_s = 5
+
+
+class NoneReadyError(NoBackendError):
+    """Backends exist; none has passed its first probe yet, or all are draining."""
+
+    reason = "none_ready"
+    retry_after_s = 2
+
+
+class AllUnhealthyError(NoBackendError):
+    """Every ready backend fails its probes."""
+
+    reason = "all_unhealthy"
+    retry_after_s = 2
+
+
+class AllTriedError(NoBackendError):
+    """Every available backend was already tried for this request."""
+
+    reason = "all_tried"
+
+
+class AtCapacityError(NoBackendError):
+    """Every available backend has as many requests running as it may: wait for one to end."""
+
+    reason = "at_capacity"
+
+
+class QueueFullError(NoBackendError):
+    """Too many requests wait already."""
+
+    reason = "queue_full"
+
+
+class QueueTimeoutError(NoBackendError):
+    """Waited for a backend as long as the configuration allows."""
+
+    reason = "queue_timeout"
+
+
+class OverloadedError(NoBackendError):
+    """More requests are running than `proxy.upstream_connections` allows connections."""
+
+    reason = "overloaded"
+
+
+# ── operating the balancer ───────────────────────────────────────────────────────────────────────
+
+
+class UnknownBackendError(LbError):
+    """An operator named a backend that is not in the pool."""
+
+
+class BadTransitionError(LbError):
+    """A lifecycle step that the table does not have: a bug of the caller."""
+
+
+class ListenError(LbError):
+    """An address cannot be listened on; the message says which, why and what to do."""

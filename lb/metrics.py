@@ -1,0 +1,310 @@
+"""Every metric's name, and how plain counters become Prometheus families when someone scrapes.
+
+The request path only increments integers (0.12 µs each); everything else happens in `collect`.
+Labels are bounded: methods outside the known set count as "other", and a backend that left gives
+its durations to backend="(retired)", so that sums never go down while names come and go.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from lb.latency import CONTRACT_BUCKETS_S, Latency
+from lb.pool import Pool
+
+RETIRED: Final = "(retired)"
+METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"}
+)
+
+# Milliseconds for a resumed standby, a second for a snapshot, up to two minutes for a cold boot.
+ACTIVATION_BUCKETS_S: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+
+Labels = tuple[str, ...]
+
+
+def method_label(method: str) -> str:
+    return method if method in METHODS else "other"
+
+
+class RequestMetrics:
+    """One service's counters. Written by the proxy as requests pass, read at scrape time."""
+
+    __slots__ = (
+        "duration",
+        "in_flight",
+        "queue_wait",
+        "requests",
+        "retries",
+        "service",
+        "upstream_errors",
+    )
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.in_flight = 0
+        self.requests: dict[tuple[str, int], int] = {}
+        self.duration = Latency()
+        self.queue_wait = Latency()
+        self.retries: dict[str, int] = {}
+        self.upstream_errors: dict[str, int] = {}
+
+    def finished(self, method: str, code: int, seconds: float, now: float) -> None:
+        """A request ended, as seen from the client: 499 where it hung up."""
+        key = (method if method in METHODS else "other", code)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        self.duration.record(seconds, now)
+
+    def retried(self, reason: str) -> None:
+        self.retries[reason] = self.retries.get(reason, 0) + 1
+
+    def upstream_error(self, reason: str) -> None:
+        self.upstream_errors[reason] = self.upstream_errors.get(reason, 0) + 1
+
+    @property
+    def requests_total(self) -> int:
+        return sum(self.requests.values())
+
+
+# ── what the autoscaler supplies, as frozen rows ─────────────────────────────────────────────────
+
+
+class Histogram:
+    """Counts of durations by bucket, for what happens a few times an hour."""
+
+    def __init__(self, bounds: Sequence[float] = ACTIVATION_BUCKETS_S) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_s += seconds
+
+    def row(self) -> HistogramRow:
+        return HistogramRow(self._bounds, tuple(accumulate(self._counts)), self._sum_s)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramRow:
+    bounds: tuple[float, ...]
+    cumulative: tuple[int, ...]
+    """One more than the bounds: the last counts everything (+Inf)."""
+    sum_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    service: str
+    desired: int
+    ready: int
+    booting: int
+    standby: int
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmRow:
+    """One VM. Views and parts that nobody measured are left out: missing is not zero."""
+
+    vm: str
+    cpu_ratio: Mapping[str, float] = field(default_factory=dict)
+    """By view: host, vcpu, guest."""
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    """By part: vcpu, overhead. Cumulative."""
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalerRows:
+    """Everything the autoscaler shows at one instant."""
+
+    replicas: tuple[ReplicaRow, ...] = ()
+    signals: Mapping[str, float] = field(default_factory=dict)
+    """autoscaler_signal_ratio by signal."""
+    decisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (direction, reason), cumulative."""
+    last_scale_unix_s: Mapping[str, float] = field(default_factory=dict)
+    """By direction."""
+    activations: Mapping[str, HistogramRow] = field(default_factory=dict)
+    """By path: cold, snapshot, standby."""
+    vms: tuple[VmRow, ...] = ()
+
+
+AutoscalerSource = Callable[[], AutoscalerRows]
+
+
+# ── the registry ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Metrics(Collector):
+    """The process's own registry: pools and autoscaler are folded into it at scrape time."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._services: dict[str, tuple[Pool, RequestMetrics]] = {}
+        self._autoscaler: AutoscalerSource | None = None
+        self.registry.register(self)
+
+    def service(self, pool: Pool) -> RequestMetrics:
+        """The counters of a pool's service; made on first asking."""
+        if pool.service not in self._services:
+            self._services[pool.service] = (pool, RequestMetrics(pool.service))
+        return self._services[pool.service][1]
+
+    def autoscaler(self, source: AutoscalerSource) -> None:
+        """Ask this for rows at every scrape."""
+        self._autoscaler = source
+
+    def render(self) -> tuple[bytes, str]:
+        """The body and content type of `/metrics`."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from collect_proxy(self._services.values())
+        yield from collect_autoscaler(self._autoscaler() if self._autoscaler else AutoscalerRows())
+
+
+def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "lb_requests_total",
+        "Requests answered, as the client saw it; 499: the client hung up first",
+        labels=("service", "method", "code"),
+    )
+    duration = HistogramMetricFamily(
+        "lb_request_duration_seconds",
+        "From a request's head to the last byte of its answer",
+        labels=("service",),
+    )
+    upstream = HistogramMetricFamily(
+        "lb_upstream_duration_seconds",
+        "From a request sent to a backend to the last byte of its answer",
+        labels=("service", "backend"),
+    )
+    queue = HistogramMetricFamily(
+        "lb_queue_wait_seconds", "How long requests waited for a backend", labels=("service",)
+    )
+    in_flight = GaugeMetricFamily(
+        "lb_inflight_requests", "Requests being served", labels=("service",)
+    )
+    up = GaugeMetricFamily(
+        "lb_backend_up", "1 where a backend may get requests", labels=("service", "backend")
+    )
+    backend_in_flight = GaugeMetricFamily(
+        "lb_backend_inflight_requests",
+        "Requests running on a backend",
+        labels=("service", "backend"),
+    )
+    retries = CounterMetricFamily(
+        "lb_retries_total", "Requests sent again, by why", labels=("service", "reason")
+    )
+    errors = CounterMetricFamily(
+        "lb_upstream_errors_total", "Failures of backends, by kind", labels=("service", "reason")
+    )
+    for pool, counters in services:
+        service = pool.service
+        for (method, code), number in counters.requests.items():
+            requests.add_metric((service, method, str(code)), number)
+        _add_latency(duration, (service,), counters.duration)
+        _add_latency(queue, (service,), counters.queue_wait)
+        in_flight.add_metric((service,), counters.in_flight)
+        for backend in pool:
+            labels = (service, backend.name)
+            up.add_metric(labels, 1 if backend.available else 0)
+            backend_in_flight.add_metric(labels, backend.in_flight)
+            _add_latency(upstream, labels, backend.latency)
+        _add_latency(upstream, (service, RETIRED), pool.retired_latency())
+        for reason, number in counters.retries.items():
+            retries.add_metric((service, reason), number)
+        for reason, number in counters.upstream_errors.items():
+            errors.add_metric((service, reason), number)
+    yield from (
+        requests, duration, upstream, queue, in_flight, up, backend_in_flight, retries, errors,
+    )  # fmt: skip
+
+
+def _add_latency(family: HistogramMetricFamily, labels: Labels, latency: Latency) -> None:
+    _add_histogram(family, labels, CONTRACT_BUCKETS_S, latency.cumulative(), latency.sum_s)
+
+
+def _add_histogram(
+    family: HistogramMetricFamily,
+    labels: Labels,
+    bounds: Sequence[float],
+    cumulative: Sequence[int],
+    sum_s: float,
+) -> None:
+    names = [*(repr(bound) for bound in bounds), "+Inf"]
+    family.add_metric(labels, list(zip(names, cumulative, strict=True)), sum_s)
+
+
+def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
+    for word in ("desired", "ready", "booting", "standby", "min", "max"):
+        replicas = GaugeMetricFamily(
+            f"autoscaler_{word}_replicas", f"Replicas: {word}", labels=("service",)
+        )
+        for row in rows.replicas:
+            replicas.add_metric((row.service,), getattr(row, word))
+        yield replicas
+    signals = GaugeMetricFamily(
+        "autoscaler_signal_ratio", "What a signal says, 1 being its limit", labels=("signal",)
+    )
+    for signal, ratio in rows.signals.items():
+        signals.add_metric((signal,), ratio)
+    decisions = CounterMetricFamily(
+        "autoscaler_decisions_total", "Decisions, by why", labels=("direction", "reason")
+    )
+    for labels, number in rows.decisions.items():
+        decisions.add_metric(labels, number)
+    last = GaugeMetricFamily(
+        "autoscaler_last_scale_timestamp_seconds",
+        "When the fleet last changed its size",
+        labels=("direction",),
+    )
+    for direction, unix_s in rows.last_scale_unix_s.items():
+        last.add_metric((direction,), unix_s)
+    activation = HistogramMetricFamily(
+        "autoscaler_vm_activation_seconds", "From the call to serving", labels=("path",)
+    )
+    for path, histogram in rows.activations.items():
+        _add_histogram(activation, (path,), histogram.bounds, histogram.cumulative, histogram.sum_s)
+    yield from (signals, decisions, last, activation)
+    yield from _collect_vms(rows.vms)
+
+
+def _collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:
+    ratio = GaugeMetricFamily(
+        "vm_cpu_ratio", "CPU used of the CPU allowed, as each view sees it", labels=("vm", "view")
+    )
+    seconds = CounterMetricFamily(
+        "vm_cpu_seconds_total", "Host CPU a VM used, by part", labels=("vm", "part")
+    )
+    memory = GaugeMetricFamily("vm_memory_bytes", "Host memory of a VM", labels=("vm",))
+    for row in vms:
+        for view, value in row.cpu_ratio.items():
+            ratio.add_metric((row.vm, view), value)
+        for part, value in row.cpu_seconds.items():
+            seconds.add_metric((row.vm, part), value)
+        if row.memory_bytes is not None:
+            memory.add_metric((row.vm,), row.memory_bytes)
+    yield from (ratio, seconds, memory)

@@ -1,0 +1,285 @@
+"""The backend's side of a request: sends a head and a body, gives back a head and a body.
+
+Speaks plain values to its caller. aiohttp's client lives here and in the prober alone, and every
+error of its is translated here, once. Picks no backend and decides no retry.
+
+Each backend has a session of its own, so that its idle connections can be closed when it drains
+without touching another's, and a VM that comes back under an old address never meets a connection
+of its predecessor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from yarl import URL
+
+from lb.backend import Backend
+from lb.config import TimeoutsConfig
+from lb.errors import (
+    BadAnswerError,
+    BadRequestError,
+    BodyCutError,
+    BodyTimeoutError,
+    ClientTimeoutError,
+    ConnectFailedError,
+    ConnectTimeoutError,
+    FirstByteTimeoutError,
+    RequestError,
+    SendTimeoutError,
+    UpstreamResetError,
+)
+from lb.exchange import Onward
+from lb.headers import Fields
+from lb.tasks import spawn
+
+# Shorter than the idle timeout of every common server (Apache's 5 s is the shortest, aiohttp's
+# 75 s the guest's): a connection is dropped by us before the backend may close it under a request.
+IDLE_S: Final = 4.0
+
+# A field block as long as common servers allow; the server side refuses longer ones before.
+MAX_FIELD_BYTES: Final = 65536
+
+# aiohttp would add these to a request that lacks them.
+_NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+
+
+class Body(Protocol):
+    """A request's body on its way from the client, for one attempt at most."""
+
+    error: RequestError | None
+    """Why reading it failed, where that was the client's doing."""
+    waiting_for_client: bool
+    limit: asyncio.Timeout | None
+    """Moved on by the body at every piece; None once the answer's head is there."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def __anext__(self) -> bytes: ...
+
+
+class Answer:
+    """A backend's answer: its head, and its body piece by piece. Give it up with `abandon`."""
+
+    __slots__ = ("_closed", "_content", "_protocol", "_response", "fields", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, between_bytes_s: float) -> None:
+        self._response = response
+        self._content = response.content
+        self.status = response.status
+        self.fields: Fields = response.raw_headers
+        self._protocol: ResponseHandler | None = None
+        self._closed: asyncio.Future[None] | None = None
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            self._still_coming(connection.protocol, between_bytes_s)
+
+    def _still_coming(self, protocol: ResponseHandler, between_bytes_s: float) -> None:
+        self._protocol = protocol
+        # From here on a shorter silence is a stall.
+        protocol.read_timeout = between_bytes_s or None
+        protocol.start_timeout()
+        # aiohttp leaves a body's reader waiting for ever where a malformed chunk made it close
+        # the connection: the end of the connection must be the end of the body.
+        closed = self._closed = protocol.closed
+        if closed is None:
+            self._lost()
+        else:
+            closed.remove_done_callback(_heard)
+            closed.add_done_callback(_heard)
+            closed.add_done_callback(self._lost)
+
+    def _lost(self, _: object = None) -> None:
+        if not self._content.is_eof() and self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientPayloadError("malformed, and then its end"))
+
+    @property
+    def reason(self) -> bytes:
+        return (self._response.reason or "").encode("utf-8", "surrogateescape")
+
+    @property
+    def complete(self) -> bool:
+        """The whole body is here: `take` gives it without waiting."""
+        return self._content.is_eof() and self._content.exception() is None
+
+    def take(self) -> bytes:
+        return self._content.read_nowait()
+
+    async def read(self) -> bytes:
+        """The next piece, empty at the end. Raises BodyCutError or BodyTimeoutError."""
+        try:
+            piece = await self._content.readany()
+        except aiohttp.ServerTimeoutError:
+            raise BodyTimeoutError("the answer's body stalled") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise BodyCutError(f"the answer broke off: {error}") from error
+        if not piece and self._protocol is not None and self._ends_with_connection():
+            # aiohttp ends such a body cleanly even where the connection was reset.
+            ended = self._protocol.exception()
+            if isinstance(ended, OSError):
+                raise BodyCutError(f"the answer broke off: {ended}") from ended
+        return piece
+
+    def _ends_with_connection(self) -> bool:
+        names = self._response.headers
+        return "Content-Length" not in names and "Transfer-Encoding" not in names
+
+    def abandon(self) -> None:
+        """Close the connection it came on, unless the answer was read to its end."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._lost)
+        if not self._response.closed:
+            self._response.close()
+
+
+def _heard(closed: asyncio.Future[None]) -> None:
+    """An idle connection that the backend reset is no news: keep asyncio from logging it."""
+    if not closed.cancelled():
+        closed.exception()
+
+
+class Upstream:
+    """Connections to the backends, kept alive between requests."""
+
+    def __init__(self, timeouts: TimeoutsConfig) -> None:
+        self._timeouts = timeouts
+        self._sessions: dict[Backend, aiohttp.ClientSession] = {}
+        self._timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=timeouts.connect or None,
+            sock_read=timeouts.first_byte or None,
+        )
+
+    async def send(self, backend: Backend, onward: Onward, body: Body | None) -> Answer:
+        """One attempt. Returns once the answer's head is there; raises a RequestError."""
+        try:
+            fields = [(name.decode(), value.decode()) for name, value in onward.fields]
+            target = onward.target.decode()
+        except UnicodeDecodeError:
+            # aiohttp's client writes text: other bytes would reach the backend mangled.
+            raise BadRequestError("the request's head holds bytes that are not UTF-8") from None
+        if body is None:
+            return await self._send(backend, onward, target, fields, None)
+        try:
+            async with asyncio.timeout(None) as body.limit:
+                try:
+                    return await self._send(backend, onward, target, fields, body)
+                finally:
+                    body.limit = None
+        except TimeoutError:
+            if body.waiting_for_client:
+                raise ClientTimeoutError("the request's body stalled") from None
+            raise SendTimeoutError("the backend does not take the request's body") from None
+
+    async def _send(
+        self,
+        backend: Backend,
+        onward: Onward,
+        target: str,
+        fields: list[tuple[str, str]],
+        body: Body | None,
+    ) -> Answer:
+        session = self._sessions.get(backend) or self._open(backend)
+        try:
+            response = await session.request(
+                onward.method,
+                _url(backend.address, target),
+                headers=fields,
+                data=body,
+                allow_redirects=False,
+            )
+        except RequestError as error:
+            if body is not None and body.error is not None:
+                raise body.error from error
+            raise
+        return Answer(response, self._timeouts.between_bytes)
+
+    def _open(self, backend: Backend) -> aiohttp.ClientSession:
+        session = self._sessions[backend] = aiohttp.ClientSession(
+            # No limit here: the proxy admits no more requests than it allows connections.
+            connector=_CleanConnector(limit=0, keepalive_timeout=IDLE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_NOT_ADDED,
+            timeout=self._timeout,
+            middlewares=(_exactly_once,),
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+        )
+        return session
+
+    def backends(self) -> list[Backend]:
+        """Those with a connection, or that had one lately."""
+        return list(self._sessions)
+
+    def settle(self, backend: Backend) -> None:
+        """Close the connections of a backend that gets no new request and runs none."""
+        if backend.in_flight or backend.probed:
+            return
+        session = self._sessions.pop(backend, None)
+        if session is not None:
+            spawn(session.close(), name=f"close connections to {backend.name}")
+
+    async def close(self) -> None:
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        for session in sessions:
+            await session.close()
+
+
+class _CleanConnector(aiohttp.TCPConnector):
+    """Never hands out a kept connection with unread bytes on it.
+
+    aiohttp does: an answer that nobody asked for, sent while the connection idled, would be given
+    to the next request, and so to another client.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            connection.close()
+
+
+def _url(address: str, target: str) -> URL:
+    if target == "*":
+        host, _, port = address.rpartition(":")
+        return URL.build(
+            scheme="http", host=host.strip("[]"), port=int(port), path="*", encoded=True
+        )
+    return URL(f"http://{address}{target}", encoded=True)
+
+
+async def _exactly_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Translates errors where aiohttp would otherwise quietly send an idempotent request again to
+    the same backend: its loop repeats on its own exceptions only, so ours pass through it."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientError, OSError) as error:
+        raise translate(error) from error
+
+
+def translate(error: BaseException) -> RequestError:
+    """What went wrong before the answer's head was there, in our words."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectTimeoutError("no connection in time")
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return FirstByteTimeoutError("connected, and no answer in time")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectFailedError(f"no connection: {error.os_error.strerror or error.os_error}")
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return BadAnswerError("the connection ended within the answer's head")
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return UpstreamResetError("the connection ended before an answer")
+    return BadAnswerError("what came back is not HTTP")

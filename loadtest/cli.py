@@ -1,0 +1,237 @@
+"""`loadtest run | shift | status | report`: reads the command line, prints, sets the exit code.
+
+Exit codes: 0 fine, 1 it failed (nothing was answered), 2 wrong usage or input, 3 a threshold was
+missed. An error is one line on stderr; `loadtest --debug …` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadtest import remote
+from loadtest.errors import InputError, LoadtestError
+from loadtest.live import Lines, View
+from loadtest.plan import Plan, parse_duration, parse_rate
+from loadtest.report import print_comparison, print_one
+from loadtest.result import Result, write_atomically
+from loadtest.target import Settings
+from loadtest.thresholds import Threshold
+
+
+@click.group()
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """An open-loop HTTP load tester."""
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--rate", help="Requests per second, e.g. 50.")
+@click.option("--duration", help="How long at that rate, e.g. 30s; without: until finished.")
+@click.option("--plan", "plan_text", help="Phases, e.g. low=20@30s,high=60@trigger,up=10..50@1m.")
+@click.option(
+    "--arrivals", type=click.Choice(["constant", "poisson"]), default="constant", show_default=True
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of Poisson arrivals.")
+@click.option("--max-in-flight", type=int, default=10_000, show_default=True)
+@click.option("--timeout", default="60s", show_default=True, help="From the intended time.")
+@click.option("--max-duration", default="1d", show_default=True, help="Ends it in any case.")
+@click.option("--method", default="GET", show_default=True)
+@click.option("--header", "headers", multiple=True, help="'Name: value'; may be repeated.")
+@click.option("--body", default="", help="The request's body; @FILE reads it from a file.")
+@click.option("--json", "json_path", help="Write the result as JSON to FILE; - is stdout.")
+@click.option("--control", type=click.Path(path_type=Path), help="Path of the control socket.")
+@click.option("--fail-if", "fail_if", multiple=True, help="E.g. 'p99>250ms', 'errors>0.1%'.")
+@click.option("--quiet", is_flag=True, help="No progress, only the result.")
+def run(
+    url: str,
+    rate: str | None,
+    duration: str | None,
+    plan_text: str | None,
+    headers: Sequence[str],
+    body: str,
+    json_path: str | None,
+    control: Path | None,
+    fail_if: Sequence[str],
+    quiet: bool,
+    **limits: Any,
+) -> None:
+    """Send requests to URL at their intended times.
+
+    SIGUSR1 enters the plan's next phase, SIGUSR2 the previous one; Ctrl-C ends with the result
+    so far.
+    """
+    thresholds = [Threshold.parse(text) for text in fail_if]
+    settings = Settings(
+        url=url,
+        plan=_plan(rate, duration, plan_text),
+        arrivals=limits["arrivals"],
+        seed=limits["seed"],
+        max_in_flight=limits["max_in_flight"],
+        timeout=parse_duration(limits["timeout"]),
+        max_seconds=parse_duration(limits["max_duration"]),
+        method=limits["method"],
+        headers=tuple(_header(text) for text in headers),
+        body=_body(body),
+        control=control or remote.default_socket(),
+    )
+    _check_writable(json_path)
+    from loadtest.worker import run_here  # the engine's libraries, which `shift` can do without
+
+    to_stdout = json_path == "-"
+    console = _console(stderr=to_stdout)
+    view: View | Lines = Lines(console)
+    if console.is_terminal:
+        view = View(console, settings.plan.seconds)
+    with view:
+        result = run_here(settings, None if quiet else view.show)
+    if to_stdout:
+        click.echo(result.to_json())
+    elif json_path is not None:
+        _write(result, Path(json_path))
+    print_one(console, result)
+    _judge(result, thresholds)
+
+
+@cli.command()
+@click.argument("phase", required=False)
+@click.option("--rate", help="A new rate for the current (or the given) phase.")
+@click.option("--finish", is_flag=True, help="Send nothing more; wait for the answers.")
+@click.option("--control", type=click.Path(path_type=Path), help="Which test, by its socket.")
+def shift(phase: str | None, rate: str | None, finish: bool, control: Path | None) -> None:
+    """Enter PHASE of a running test now, or change its rate."""
+    wanted: dict[str, Any] = {}
+    if phase is not None:
+        wanted["phase"] = phase
+    if rate is not None:
+        wanted["rate"] = parse_rate(rate)
+    if finish:
+        wanted["finish"] = True
+    if not wanted:
+        raise InputError("shift: name a phase, or give --rate or --finish")
+    status = _ask(control, "PATCH", wanted)
+    click.echo(f"{status['state']}: phase {status['phase']} at {status['rate']:g}/s")
+
+
+@cli.command()
+@click.option("--control", type=click.Path(path_type=Path), help="Which test, by its socket.")
+def status(control: Path | None) -> None:
+    """The running test's status as JSON."""
+    click.echo(json.dumps(_ask(control, "GET", None), indent=1))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def report(files: Sequence[Path]) -> None:
+    """Print one result, or compare several with the first."""
+    results = [(str(path), Result.read(path)) for path in files]
+    console = _console()
+    if len(results) == 1:
+        print_one(console, results[0][1])
+    else:
+        print_comparison(console, results)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Always ends by SystemExit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="loadtest: %(message)s")
+    try:
+        cli.main(given, prog_name="loadtest", standalone_mode=False)
+        sys.stdout.flush()
+    except (LoadtestError, click.ClickException, click.Abort, OSError, KeyboardInterrupt) as wrong:
+        if "--debug" in given:
+            raise
+        sys.exit(_explain(wrong))
+    sys.exit(0)
+
+
+def _explain(wrong: BaseException) -> int:
+    """One line on stderr; returns the exit code."""
+    if isinstance(wrong, BrokenPipeError):
+        # Whoever read our output has gone; so must the buffered rest of it, quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(wrong, LoadtestError):
+        text, code = str(wrong), wrong.exit_code
+    elif isinstance(wrong, click.ClickException):
+        text, code = wrong.format_message(), wrong.exit_code
+    else:
+        text, code = ("interrupted", 1) if not isinstance(wrong, OSError) else (str(wrong), 1)
+    click.echo(f"loadtest: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # A pipe has no width, and rich's 80 columns would break the tables.
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+
+
+def _plan(rate: str | None, duration: str | None, text: str | None) -> Plan:
+    if text is not None:
+        if rate is not None or duration is not None:
+            raise InputError("--plan says rate and duration itself: give either it or --rate")
+        return Plan.parse(text)
+    if rate is None:
+        raise InputError("say how fast: --rate 50 --duration 30s, or --plan low=20@30s,high=60@60s")
+    return Plan.constant(parse_rate(rate), None if duration is None else parse_duration(duration))
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise InputError(f"header {text!r}: write 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def _body(text: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode()
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as wrong:
+        raise InputError(f"body {text}: {wrong.strerror}") from None
+
+
+def _check_writable(json_path: str | None) -> None:
+    """A minute's run must not end with a result that cannot be written."""
+    if json_path in (None, "-"):
+        return
+    path = Path(str(json_path))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--json {path}: cannot write there")
+
+
+def _write(result: Result, path: Path) -> None:
+    try:
+        write_atomically(result, path)
+    except OSError as wrong:
+        raise LoadtestError(f"--json {path}: {wrong.strerror}") from None
+
+
+def _judge(result: Result, thresholds: Sequence[Threshold]) -> None:
+    missed = [threshold.text for threshold in thresholds if threshold.missed(result)]
+    if missed:
+        click.echo(f"loadtest: threshold missed: {', '.join(missed)}", err=True)
+        sys.exit(3)
+    if result.counts.intended and not result.counts.completed and result.counts.failed:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in result.errors.items())
+        raise LoadtestError(f"not one request was answered ({kinds})")
+
+
+def _ask(control: Path | None, method: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    path = control or remote.find()
+    try:
+        return remote.ask(path, method, body)
+    except OSError as wrong:
+        raise LoadtestError(f"{path}: no load test listens there ({wrong.strerror})") from None

@@ -1,0 +1,134 @@
+"""Results as text for people: one run in full, or several side by side. Reads values, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.result import Counts, Result
+from loadtest.stats import Distribution
+
+
+def print_one(console: Console, result: Result) -> None:
+    """A run: totals, percentiles, phases, shifts, and whether to believe it."""
+    counts = result.counts
+    console.print(f"{result.method} {result.url}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{result.duration_s:.1f} s ({result.stopped_by}), {result.plan.arrivals} arrivals, "
+        f"plan {result.plan.text}",
+        highlight=False,
+        markup=False,
+    )
+    console.print(_sentence(counts), highlight=False)
+    for title, kinds in (("errors", result.errors), ("dropped", result.dropped)):
+        if kinds:
+            text = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+            console.print(f"{title}: {text}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("mean", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(name, justify="right")
+    table.add_row("latency (from intended time)", *_cells(result.latency_s))
+    table.add_row("service time (from sending)", *_cells(result.service_s))
+    table.add_row("send lag (of this tester)", *_cells(result.send_lag_s))
+    console.print(table)
+    if len(result.phases) > 1:
+        console.print(_phase_table(result))
+    for reason in result.reasons:
+        console.print(
+            f"NOT TRUSTWORTHY: {reason}", style="bold red", highlight=False, soft_wrap=True
+        )
+
+
+def print_comparison(console: Console, named: Sequence[tuple[str, Result]]) -> None:
+    """Several runs in columns; each figure with its ratio to the first run's."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name, result in named:
+        table.add_column(name if result.trustworthy else f"{name} (!)", justify="right")
+    for title, figure, show in _ROWS:
+        values = [figure(result) for _, result in named]
+        first = values[0]
+        ratios = [f"  ×{value / first:.2f}" if first else "" for value in values[1:]]
+        others = [show(value) + ratio for value, ratio in zip(values[1:], ratios, strict=True)]
+        table.add_row(title, show(first), *others)
+    console.print(table)
+    for name, result in named:
+        for reason in result.reasons:
+            console.print(f"(!) {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Three significant digits in the unit that suits: 870 µs, 12.3 ms, 4.56 s."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s"
+
+
+def _sentence(counts: Counts) -> str:
+    parts = [
+        f"intended {counts.intended}",
+        f"sent {counts.sent}",
+        f"completed {counts.completed}",
+        f"errors {counts.errors}",
+    ]
+    if counts.dropped:
+        parts.append(f"dropped {counts.dropped}")
+    if counts.unfinished:
+        parts.append(f"unfinished {counts.unfinished}")
+    return ", ".join(parts)
+
+
+def _cells(times: Distribution) -> list[str]:
+    if not times.count:
+        return ["–"] * 6
+    figures = (times.mean, times.p50, times.p90, times.p99, times.p99_9, times.max)
+    return [duration(figure) for figure in figures]
+
+
+def _phase_table(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("phase", "from", "to", "intended", "completed", "errors", "p50", "p99", "max"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for phase in result.phases:
+        times = phase.latency_s
+        shown = (times.p50, times.p99, times.max)
+        table.add_row(
+            phase.name,
+            f"{phase.start:.1f} s",
+            f"{phase.end:.1f} s",
+            str(phase.counts.intended),
+            str(phase.counts.completed),
+            str(phase.counts.errors),
+            *(duration(figure) if times.count else "–" for figure in shown),
+        )
+    return table
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _completed_rate(result: Result) -> float:
+    return result.counts.completed / result.duration_s if result.duration_s else 0.0
+
+
+_ROWS: tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...] = (
+    ("intended", lambda r: r.counts.intended, _whole),
+    ("completed", lambda r: r.counts.completed, _whole),
+    ("errors", lambda r: r.counts.errors, _whole),
+    ("dropped", lambda r: r.counts.dropped, _whole),
+    ("completed/s", _completed_rate, lambda value: f"{value:.1f}"),
+    ("latency mean", lambda r: r.latency_s.mean, duration),
+    ("latency p50", lambda r: r.latency_s.p50, duration),
+    ("latency p90", lambda r: r.latency_s.p90, duration),
+    ("latency p99", lambda r: r.latency_s.p99, duration),
+    ("latency p99.9", lambda r: r.latency_s.p99_9, duration),
+    ("latency max", lambda r: r.latency_s.max, duration),
+    ("service p99", lambda r: r.service_s.p99, duration),
+    ("send lag p99", lambda r: r.send_lag_s.p99, duration),
+)

@@ -1,0 +1,195 @@
+"""Where a running test stands in its plan, and when each next request is due. Pure.
+
+Owns the one mutable position: current phase, how much of the rate's integral has passed, which
+count is due next. Times are seconds since the test began and come in as arguments, randomness as
+an `rng`; whoever drives it does the waiting and the sending.
+
+Send times invert the integral of the rate. With constant arrivals the n-th request (n = 0, 1, …)
+is due where the integral reaches n + ½: spacing is exactly 1/rate, a plan's count is its integral
+rounded, and a fraction left over at the end of a phase carries into the next one. With Poisson
+arrivals the targets are a unit-rate Poisson process (exponential gaps of mean 1), which the same
+inversion turns into one of rate(t): the time-rescaling theorem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+from loadtest.errors import PlanError, ShiftError
+from loadtest.plan import MAX_RATE, Constant, Phase, Plan, Profile
+
+Arrivals = Literal["constant", "poisson"]
+Cause = Literal["plan", "control", "signal"]
+
+
+class Rng(Protocol):
+    """The part of `random.Random` that is needed."""
+
+    def expovariate(self, lambd: float) -> float:
+        """An exponentially distributed number of mean 1/lambd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A change of phase or rate, `t` seconds after the start."""
+
+    t: float
+    phase: str
+    rate: float
+    cause: Cause
+
+
+@dataclass(slots=True)
+class Visit:
+    """One stay in a phase; going back to a phase later is another visit."""
+
+    phase: Phase
+    start: float
+    end: float | None = None
+
+
+class Timeline:
+    """Hands out due times in order and moves through the phases, planned or shifted."""
+
+    def __init__(self, plan: Plan, arrivals: Arrivals, rng: Rng) -> None:
+        self.plan = plan
+        self.shifts: list[Shift] = []
+        self.visits: list[Visit] = []
+        self.finished = False
+        poisson = arrivals == "poisson"
+        self._gap: Callable[[], float] = partial(rng.expovariate, 1.0) if poisson else _evenly
+        first = self._gap() if poisson else 0.5
+        self._goal = first  # the integral at which the next request is due
+        self._index = 0
+        self._profile: Profile = plan.phases[0].profile
+        self._segment_start = 0.0  # since when `_profile` holds …
+        self._segment_base = 0.0  # … and the integral up to then
+        self._ends = math.inf
+        self._next = math.inf
+        self._enter(0, 0.0, "plan")
+
+    @property
+    def phase(self) -> Phase:
+        """The current phase (after the end: the last one)."""
+        return self.plan.phases[self._index]
+
+    @property
+    def ends_at(self) -> float:
+        """When the current phase ends by plan; `inf` if it waits for a trigger."""
+        return self._ends
+
+    @property
+    def wakes_at(self) -> float:
+        """When `due` next has something to do: a request or a planned change of phase."""
+        return min(self._next, self._ends)
+
+    def rate(self, now: float) -> float:
+        """The intended rate at `now`, requests per second; 0 once finished."""
+        return 0.0 if self.finished else self._profile.rate(now - self._segment_start)
+
+    @property
+    def last_rate(self) -> float:
+        """Once finished: the rate up to the end."""
+        end = self.visits[-1].end
+        return 0.0 if end is None else self._profile.rate(end - self._segment_start)
+
+    def due(self, now: float, limit: int) -> list[tuple[float, int]]:
+        """Takes at most `limit` requests due by `now`: (intended time, index into `visits`)."""
+        taken: list[tuple[float, int]] = []
+        visit = len(self.visits) - 1
+        while len(taken) < limit and self.wakes_at <= now:
+            if self._next < self._ends:
+                taken.append((self._next, visit))
+                self._goal += self._gap()
+                self._aim()
+            elif self._index + 1 < len(self.plan.phases):
+                self._enter(self._index + 1, self._ends, "plan")
+                visit += 1
+            else:
+                self.finish(self._ends)
+        return taken
+
+    def shift(self, now: float, name: str, cause: Cause) -> None:
+        """Enters the phase `name` now: the next of that name after this one, else the first."""
+        places = [i for i, phase in enumerate(self.plan.phases) if phase.name == name]
+        if not places:
+            raise ShiftError(f"phase {name!r}: the plan has {', '.join(self.plan.names)}")
+        later = [i for i in places if i > self._index]
+        self._shift_to(now, (later or places)[0], cause)
+
+    def step(self, now: float, steps: int, cause: Cause) -> bool:
+        """To the phase `steps` further on (or back); False if there is none, nothing changes."""
+        index = self._index + steps
+        if self.finished or not 0 <= index < len(self.plan.phases):
+            return False
+        self._shift_to(now, index, cause)
+        return True
+
+    def set_rate(self, now: float, rate: float, cause: Cause) -> None:
+        """Replaces the current phase's rate from now on; its end stays where it is."""
+        if not 0 <= rate <= MAX_RATE:
+            raise ShiftError(f"rate {rate:g}: allowed is 0 to {MAX_RATE:,.0f} requests per second")
+        self._must_be_running(now)
+        self._segment_base = self._integral(now)
+        self._segment_start = now
+        self._profile = Constant(rate)
+        self.shifts.append(Shift(now, self.phase.name, rate, cause))
+        self._aim()
+
+    def finish(self, now: float) -> None:
+        """No request is due after `now`. Again: no effect."""
+        if self.finished:
+            return
+        self.finished = True
+        self.visits[-1].end = now
+        self._next = self._ends = math.inf
+
+    def _shift_to(self, now: float, index: int, cause: Cause) -> None:
+        self._must_be_running(now)
+        self._enter(index, now, cause)
+
+    def _must_be_running(self, now: float) -> None:
+        if self.finished:
+            raise ShiftError("the test sends no more requests")
+        if self.wakes_at <= now:
+            raise ValueError("take what is due before shifting, or it would be lost")
+
+    def _enter(self, index: int, at: float, cause: Cause) -> None:
+        self._segment_base = self._integral(at)
+        self._segment_start = at
+        if self.visits:
+            self.visits[-1].end = at
+        self._index = index
+        self._profile = self.phase.profile
+        self._ends = math.inf if self.phase.seconds is None else at + self.phase.seconds
+        self.visits.append(Visit(self.phase, at))
+        self.shifts.append(Shift(at, self.phase.name, self._profile.rate(0.0), cause))
+        self._aim()
+
+    def _integral(self, now: float) -> float:
+        return self._segment_base + self._profile.count(now - self._segment_start)
+
+    def _aim(self) -> None:
+        # max(): at a phase boundary the goal may lie a rounding error below the integral so far.
+        left = max(self._goal - self._segment_base, 0.0)
+        self._next = self._segment_start + self._profile.time_of(left)
+
+
+def _evenly() -> float:
+    return 1.0
+
+
+def send_times(plan: Plan, arrivals: Arrivals, rng: Rng) -> Iterator[float]:
+    """Every send time of a plan without triggers, as a run left alone would use them.
+
+    Raises PlanError for a plan that waits for a trigger.
+    """
+    if plan.seconds is None:
+        raise PlanError(f"plan {plan}: it waits for a trigger, its send times are not known")
+    timeline = Timeline(plan, arrivals, rng)
+    while not timeline.finished:
+        yield from (t for t, _ in timeline.due(timeline.wakes_at, 1000))

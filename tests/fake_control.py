@@ -1,0 +1,139 @@
+"""A composition root for the admin API's tests: real pools and journal, scripted machines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lb.admin.api import AdminServer
+from lb.admin.control import HostRow, RefusedError, ScaleRow, UnknownNameError, VmRow
+from lb.backend import BackendView
+from lb.balance import policy_named
+from lb.config import HealthConfig
+from lb.journal import Journal
+from lb.pool import Pool
+
+TOKEN = "t" * 43
+VM = VmRow(
+    name="web-1",
+    service="web",
+    state="ready",
+    libvirt_state="running",
+    host="local",
+    address="127.0.0.1:4000",
+    age_s=65.0,
+    cpu_host_ratio=0.61,
+    cpu_vcpu_ratio=0.52,
+    memory_bytes=384 * 1024 * 1024,
+    image="webapp",
+)
+HOST = HostRow(
+    name="local",
+    uri="qemu:///embed",
+    reachable=True,
+    domain_type="qemu",
+    cores=2,
+    libvirt_version="9.0.0",
+    replicas=1,
+)
+
+
+class FakeControl:
+    """Implements `Control`. What it says of VMs, hosts and readiness is set by the test."""
+
+    def __init__(self, journal: Journal, services: tuple[str, ...] = ("web",)) -> None:
+        self._journal = journal
+        self.pools = {
+            name: Pool(name, policy_named("round_robin"), HealthConfig()) for name in services
+        }
+        self.vm_rows = [VM]
+        self.host_rows = [HOST]
+        self.readiness = (True, "")
+        self.failure: Exception | None = None
+        """Raised by `vms` where set."""
+
+    @property
+    def journal(self) -> Journal:
+        return self._journal
+
+    def pool(self) -> dict[str, list[BackendView]]:
+        return {name: pool.snapshot({"web-1": 0.6}) for name, pool in self.pools.items()}
+
+    def add_backend(self, service: str, address: str) -> str:
+        pool = self._pool(service)
+        if address in pool:
+            raise RefusedError(f"{address} is in service {service} already")
+        return pool.add_static(address).name
+
+    def drain(self, service: str, name: str) -> None:
+        self._pool(service).drain(name)
+
+    def ready(self, service: str, name: str) -> None:
+        self._pool(service).ready(name)
+
+    def remove(self, service: str, name: str) -> None:
+        self._pool(service).remove(name)
+
+    async def vms(self) -> list[VmRow]:
+        if self.failure is not None:
+            raise self.failure
+        return self.vm_rows
+
+    async def hosts(self) -> list[HostRow]:
+        return self.host_rows
+
+    def scale(self, service: str) -> ScaleRow:
+        self._pool(service)
+        return ScaleRow(service, 2, 1, 1, 0, 0, 1, 4, "cpu_overload", "75 % is above 60 %", 1.5)
+
+    def metrics(self) -> tuple[bytes, str]:
+        return b"lb_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    def is_ready(self) -> tuple[bool, str]:
+        return self.readiness
+
+    def _pool(self, service: str) -> Pool:
+        if service not in self.pools:
+            raise UnknownNameError(f"no service {service}; there are: {', '.join(self.pools)}")
+        return self.pools[service]
+
+
+@contextmanager
+def serving(
+    home: Path, services: tuple[str, ...] = ("web",), port: int = 0
+) -> Iterator[tuple[FakeControl, str]]:
+    """An admin API on a thread of its own, for blocking clients; yields it and its URL."""
+    journal = Journal(home / "journal.db")
+    journal.start()
+    control = FakeControl(journal, services)
+    started = threading.Event()
+    url = ""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        nonlocal url
+        server = AdminServer(control, f"127.0.0.1:{port}", TOKEN, home=home, heartbeat_s=0.05)
+        await server.start()
+        url = server.url
+        started.set()
+        await stop.wait()
+        await server.stop()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, name="admin-api")
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield control, url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        journal.close()
+        assert not thread.is_alive()

@@ -1,0 +1,458 @@
+"""The admin API over real sockets: what it answers, whom it refuses, what it streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from autoscale.model import EventKind, Happening, Reason, ScaleEvent
+from lb.admin import access, stream
+from lb.admin.api import AdminServer
+from lb.admin.guard import HostRule, bearer_matches
+from lb.errors import ListenError
+from lb.journal import Journal
+from tests.fake_control import TOKEN, FakeControl
+
+PATIENCE_S = 10.0
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+async def control(tmp_path: Path) -> AsyncIterator[FakeControl]:
+    journal = Journal(tmp_path / "journal.db")
+    journal.start()
+    yield FakeControl(journal)
+    await asyncio.to_thread(journal.close)
+
+
+@pytest.fixture
+async def server(control: FakeControl, tmp_path: Path) -> AsyncIterator[AdminServer]:
+    server = AdminServer(
+        control, "127.0.0.1:0", TOKEN, ["lb.example.org"], home=tmp_path, heartbeat_s=0.05
+    )
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def http(server: AdminServer) -> AsyncIterator[aiohttp.ClientSession]:
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    async with aiohttp.ClientSession(server.url, timeout=timeout) as session:
+        yield session
+
+
+async def problem(response: aiohttp.ClientResponse, status: int) -> str:
+    """The detail of an answer that must be a problem document."""
+    assert response.status == status
+    assert response.content_type == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    body = await response.json()
+    assert set(body) == {"type", "title", "status", "detail"}
+    assert body["status"] == status
+    return str(body["detail"])
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_pool_has_every_field_of_the_contract(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    control.pools["web"].apply(
+        ScaleEvent(EventKind.JOIN, "web", "web-1", Reason.CPU_OVERLOAD, "127.0.0.1:4000", "local")
+    )
+    async with http.get("/api/v1/pool") as response:
+        assert response.status == 200
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "Access-Control-Allow-Origin" not in response.headers
+        body = await response.json()
+    assert body["services"] == ["web"]
+    (row,) = body["backends"]
+    contract = (
+        "name, address, lifecycle, healthy, weight, in_flight, requests_total, failures_total,"
+        " latency_p50_s, latency_p99_s, vm"
+    )
+    assert set(contract.split(", ")) <= set(row)
+    assert (row["service"], row["name"], row["lifecycle"]) == ("web", "web-1", "starting")
+    assert row["cpu"] == 0.6
+
+
+async def test_machines_hosts_and_scale(http: aiohttp.ClientSession) -> None:
+    async def get(path: str) -> Any:
+        async with http.get(f"/api/v1{path}") as response:
+            assert response.status == 200
+            return await response.json()
+
+    (vm,) = (await get("/vms"))["vms"]
+    assert vm == await get("/vms/web-1")
+    assert (vm["cpu_host_ratio"], vm["cpu_vcpu_ratio"]) == (0.61, 0.52)
+    assert (await get("/hosts"))["hosts"][0]["domain_type"] == "qemu"
+    scale = await get("/scale/web")
+    assert (scale["desired"], scale["sentence"]) == (2, "75 % is above 60 %")
+    assert (await get("/scale"))["services"] == [scale]
+
+
+async def test_prometheus_finds_the_guests(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    control.pools["web"].add_static("127.0.0.1:9")
+    control.pools["web"].apply(
+        ScaleEvent(EventKind.JOIN, "web", "web-1", Reason.CPU_OVERLOAD, "127.0.0.1:4000", "local")
+    )
+    async with http.get("/api/v1/prometheus/targets") as response:
+        assert response.content_type == "application/json"
+        assert await response.json() == [
+            {
+                "targets": ["127.0.0.1:4000"],
+                "labels": {"service": "web", "vm": "web-1", "host": "local"},
+            }
+        ]
+
+
+async def test_metrics_and_probes(control: FakeControl, http: aiohttp.ClientSession) -> None:
+    async with http.get("/metrics") as response:
+        assert await response.text() == "lb_up 1\n"
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    async with http.get("/healthz") as response:
+        assert (response.status, await response.text()) == (200, "ok\n")
+    async with http.get("/readyz") as response:
+        assert response.status == 200
+    control.readiness = (False, "no backend is ready")
+    async with http.get("/readyz") as response:
+        assert await problem(response, 503) == "no backend is ready"
+
+
+async def test_the_page_escapes_what_it_shows(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    control.pools["web"].add_static("127.0.0.1:9", name="<script>alert(1)</script>")
+    control.journal.record(Happening("k", "web", "<b>", Reason.OPERATOR, "<i>"))
+    async with http.get("/") as response:
+        assert response.content_type == "text/html"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        page = await response.text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "&lt;i&gt;" in page
+
+
+async def test_a_figure_that_is_no_number_is_null(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    happening = Happening("k", "web", "s", Reason.OPERATOR, "m", {"ratio": float("nan")})
+    control.journal.record(happening)
+    async with http.get("/api/v1/events") as response:
+        assert json.loads(await response.text())["events"][0]["data"] == {"ratio": None}
+
+
+# ── changing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_backend_comes_drains_returns_and_goes(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    backends = "/api/v1/pool/web/backends"
+    async with http.post(backends, json={"address": "127.0.0.1:9"}, headers=AUTH) as response:
+        assert response.status == 201
+        assert (await response.json()) == {"service": "web", "name": "127.0.0.1:9"}
+        where = response.headers["Location"]
+    backend = control.pools["web"].get("127.0.0.1:9")
+    assert backend is not None
+    async with http.post(f"{where}/drain", headers=AUTH) as response:
+        assert (response.status, backend.lifecycle) == (204, "draining")
+    async with http.post(f"{where}/ready", headers=AUTH) as response:
+        assert (response.status, backend.lifecycle) == (204, "starting")
+    async with http.delete(where, headers=AUTH) as response:
+        assert (response.status, len(control.pools["web"])) == (204, 0)
+    async with http.delete(where, headers=AUTH) as response:
+        assert "no backend 127.0.0.1:9" in await problem(response, 404)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer " + "x" * 43},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Bearer {TOKEN}x"},
+    ],
+)
+async def test_changing_needs_the_token(
+    control: FakeControl, http: aiohttp.ClientSession, headers: dict[str, str]
+) -> None:
+    body = {"address": "127.0.0.1:9"}
+    async with http.post("/api/v1/pool/web/backends", json=body, headers=headers) as response:
+        assert "LBCTL_HOME" in await problem(response, 401)
+        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
+    assert len(control.pools["web"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 50_000, "not JSON"),
+        (b"[]", "host:port"),
+        (b'{"address": 80}', "host:port"),
+        (b'{"address": "localhost"}', "host:port"),
+        (b'{"address": "localhost:0"}', "host:port"),
+        (b'{"address": "localhost:65536"}', "host:port"),
+        (b'{"address": "http://localhost:80"}', "host:port"),
+        (b'{"address": "a b:80"}', "host:port"),
+        (b'{"address": "a:80", "wieght": 2}', "wieght"),
+    ],
+)
+async def test_a_body_that_is_wrong_says_what_would_be_right(
+    http: aiohttp.ClientSession, body: bytes, says: str
+) -> None:
+    async with http.post("/api/v1/pool/web/backends", data=body, headers=AUTH) as response:
+        assert says in await problem(response, 400)
+
+
+async def test_a_body_that_is_too_large_is_refused(http: aiohttp.ClientSession) -> None:
+    body = b" " * 100_000
+    async with http.post("/api/v1/pool/web/backends", data=body, headers=AUTH) as response:
+        await problem(response, 413)
+
+
+async def test_what_is_not_there_and_what_is_refused(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/nothing") as response:
+        assert "/api/v1" in await problem(response, 404)
+    async with http.get("/api/v1/vms/none") as response:
+        assert await problem(response, 404) == "no VM none"
+    async with http.get("/api/v1/scale/none") as response:
+        assert "there are: web" in await problem(response, 404)
+    async with http.put("/api/v1/pool", headers=AUTH) as response:
+        assert "GET" in await problem(response, 405)
+        assert "GET" in response.headers["Allow"]
+    control.pools["web"].add_static("127.0.0.1:9")
+    body = {"address": "127.0.0.1:9"}
+    async with http.post("/api/v1/pool/web/backends", json=body, headers=AUTH) as response:
+        assert "already" in await problem(response, 409)
+
+
+async def test_a_fault_of_ours_is_a_problem_without_its_insides(
+    control: FakeControl, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    control.failure = RuntimeError("secret insides")
+    async with http.get("/api/v1/vms") as response:
+        assert "secret" not in await problem(response, 500)
+    assert "secret insides" in caplog.text
+
+
+# ── under which name ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:{port}", 200),
+        ("localhost:{port}", 200),
+        ("LOCALHOST:{port}", 200),
+        ("[::1]:{port}", 200),
+        ("lb.example.org", 200),
+        ("lb.example.org:443", 200),
+        ("evil.example.org:{port}", 421),
+        ("127.0.0.1.evil.example.org:{port}", 421),
+        ("localhost", 421),
+        ("localhost:1", 421),
+        ("localhost:{port}:{port}", 421),
+        ("", 421),
+    ],
+)
+async def test_only_our_own_names_are_answered(
+    server: AdminServer, http: aiohttp.ClientSession, host: str, status: int
+) -> None:
+    headers = {"Host": host.format(port=server.port)}
+    for path in ("/api/v1/pool", "/metrics", "/"):
+        async with http.get(path, headers=headers) as response:
+            assert response.status == status
+    async with http.get("/api/v1/pool", headers=headers) as response:
+        if status == 421:
+            assert "admin.hosts" in await problem(response, 421)
+
+
+def test_a_wildcard_address_means_the_address_a_connection_came_to() -> None:
+    rule = HostRule("0.0.0.0", 9900)
+    assert rule.allows("192.0.2.7:9900", "192.0.2.7")
+    assert rule.allows("localhost:9900", "127.0.0.1")
+    assert not rule.allows("localhost:9900", "192.0.2.7")
+    assert not rule.allows("192.0.2.8:9900", "192.0.2.7")
+    assert not rule.allows(None, "192.0.2.7")
+    assert HostRule("lb", 80).allows("lb", None)
+
+
+def test_a_token_is_compared_whole() -> None:
+    assert bearer_matches("bearer  abc", "abc")
+    assert not bearer_matches("Bearer äbc", "abc")
+    assert not bearer_matches("Bearer", "abc")
+    assert not bearer_matches(None, "abc")
+
+
+async def test_a_bad_configured_name_is_said_at_the_start(control: FakeControl) -> None:
+    server = AdminServer(control, "127.0.0.1:0", TOKEN, ["a:b:c"])
+    with pytest.raises(ListenError, match=r"admin\.hosts"):
+        await server.start()
+
+
+async def test_a_port_that_is_taken_is_one_clear_line(control: FakeControl, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = AdminServer(control, f"127.0.0.1:{port}", TOKEN, home=tmp_path)
+        with pytest.raises(ListenError) as caught:
+            await server.start()
+    assert str(caught.value) == (
+        f"the admin API cannot listen on 127.0.0.1:{port}: address already in use:"
+        " stop what uses it, or set admin.listen"
+    )
+    assert access.read_address(tmp_path) is None
+    await server.stop()
+
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def record(control: FakeControl, subject: str, service: str = "web") -> None:
+    control.journal.record(Happening("vm.ready", service, subject, Reason.OPERATOR, "it serves"))
+
+
+async def test_events_are_paged(control: FakeControl, http: aiohttp.ClientSession) -> None:
+    for number in range(5):
+        record(control, f"vm-{number}", "web" if number < 4 else "db")
+    async with http.get("/api/v1/events", params={"since": 1, "limit": 2}) as response:
+        body = await response.json()
+    assert [event["subject"] for event in body["events"]] == ["vm-1", "vm-2"]
+    assert body["last_id"] == 5
+    async with http.get("/api/v1/events", params={"service": "db"}) as response:
+        assert [e["id"] for e in (await response.json())["events"]] == [5]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "since=-1", "since=x", "limit=٣"])
+async def test_a_page_that_makes_no_sense_is_refused(
+    http: aiohttp.ClientSession, query: str
+) -> None:
+    async with http.get(f"/api/v1/events?{query}") as response:
+        assert "must be a whole number" in await problem(response, 400)
+
+
+async def read_events(response: aiohttp.ClientResponse, number: int) -> list[dict[str, Any]]:
+    """The next so many events of a stream."""
+    found: list[dict[str, Any]] = []
+    wire_id = ""
+    while len(found) < number:
+        line = (await response.content.readline()).decode().rstrip("\n")
+        if line.startswith("id: "):
+            wire_id = line[4:]
+        elif line.startswith("data: "):
+            found.append(json.loads(line[6:]))
+            assert wire_id == str(found[-1]["id"])
+    return found
+
+
+async def test_the_stream_resumes_after_the_last_id_and_goes_on(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    for number in range(3):
+        record(control, f"vm-{number}")
+    async with http.get("/api/v1/events/stream", headers={"Last-Event-ID": "1"}) as response:
+        assert response.content_type == "text/event-stream"
+        assert [e["subject"] for e in await read_events(response, 2)] == ["vm-1", "vm-2"]
+        record(control, "live")
+        (event,) = await read_events(response, 1)
+        assert (event["subject"], event["id"]) == ("live", 4)
+    async with http.get("/api/v1/events/stream?since=3&service=web") as response:
+        assert [e["subject"] for e in await read_events(response, 1)] == ["live"]
+
+
+async def test_a_silent_stream_has_a_heartbeat(http: aiohttp.ClientSession) -> None:
+    async with http.get("/api/v1/events/stream") as response:
+        assert await response.content.readline() == b"retry: 1000\n"
+        assert await response.content.readline() == b"\n"
+        assert await response.content.readline() == b": heartbeat\n"
+
+
+async def test_a_listener_that_leaves_is_forgotten(
+    server: AdminServer, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/api/v1/events/stream") as response:
+        await response.content.readline()
+        assert server.streams == 1
+    async with asyncio.timeout(PATIENCE_S):
+        while server.streams:  # noqa: ASYNC110 — the server does not tell when a client left
+            await asyncio.sleep(0.01)
+
+
+async def test_stopping_ends_the_streams(server: AdminServer, http: aiohttp.ClientSession) -> None:
+    async with http.get("/api/v1/events/stream") as response:
+        await response.content.readline()
+        await server.stop()
+        assert (await response.content.read()).replace(b": heartbeat\n", b"").strip() == b""
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await http.get("/healthz")
+
+
+async def test_there_is_a_last_stream(http: aiohttp.ClientSession, server: AdminServer) -> None:
+    async with asyncio.TaskGroup() as group:
+        opening = [
+            group.create_task(http.get("/api/v1/events/stream")) for _ in range(stream.MAX_STREAMS)
+        ]
+    async with http.get("/api/v1/events/stream") as response:
+        assert "listeners" in await problem(response, 503)
+    for task in opening:
+        task.result().close()
+
+
+# ── the files by which lbctl finds it ────────────────────────────────────────────────────────────
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    token = access.ensure_token(home)
+    assert re.fullmatch(r"[\w-]{43}", token)
+    assert (mode(home), mode(home / "token")) == (0o700, 0o600)
+    assert access.ensure_token(home) == token == access.read_token(home)
+    assert [path.name for path in home.iterdir()] == ["token"]
+
+
+def test_a_token_that_others_could_read_or_that_is_none_is_replaced(tmp_path: Path) -> None:
+    first = access.ensure_token(tmp_path)
+    (tmp_path / "token").chmod(0o640)
+    second = access.ensure_token(tmp_path)
+    assert first != second
+    assert mode(tmp_path / "token") == 0o600
+    (tmp_path / "token").write_text("short\n")
+    assert access.read_token(tmp_path) is None
+    assert access.ensure_token(tmp_path) not in (first, second)
+
+
+async def test_the_address_is_noted_while_it_serves(server: AdminServer, tmp_path: Path) -> None:
+    assert access.read_address(tmp_path) == server.url == f"http://127.0.0.1:{server.port}"
+    access.forget_address(tmp_path, "http://other:1")
+    assert access.read_address(tmp_path) == server.url, "a successor's entry stays"
+    await server.stop()
+    assert access.read_address(tmp_path) is None
+
+
+def test_a_noted_address_must_look_like_one(tmp_path: Path) -> None:
+    (tmp_path / "admin.url").write_text("file:///etc/passwd\n")
+    assert access.read_address(tmp_path) is None

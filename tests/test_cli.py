@@ -1,0 +1,483 @@
+"""lbctl as its user meets it: what it prints, on which stream, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import lb.config
+import lb.home
+from autoscale.model import EventKind, Happening, Reason, ScaleEvent
+from guest import image as guest_image
+from lb.admin import access
+from lb.cli import cli
+from lb.client import AdminClient, AdminError, UnreachableError
+from lb.commands import render
+from lb.commands.config import to_toml
+from lb.commands.serve import log_to_stderr
+from lb.config import parse_config
+from tests.fake_control import TOKEN, FakeControl, serving
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text(TOKEN + "\n")
+    (home / "token").chmod(0o600)
+    monkeypatch.setenv("LBCTL_HOME", str(home))
+    monkeypatch.delenv("LBCTL_ADMIN", raising=False)
+    return home
+
+
+@pytest.fixture
+def control(home: Path) -> Iterator[FakeControl]:
+    """A serving API that lbctl finds by its home folder."""
+    with serving(home) as (control, _url):
+        yield control
+
+
+def lbctl(*args: str) -> Result:
+    return CliRunner().invoke(cli, args)
+
+
+def says(result: Result, exit_code: int) -> str:
+    """The one line on stderr of a command that must fail so."""
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr.rstrip("\n").removeprefix("lbctl: ")
+
+
+def join(control: FakeControl, name: str = "web-1", service: str = "web") -> None:
+    control.pools[service].apply(
+        ScaleEvent(EventKind.JOIN, service, name, Reason.CPU_OVERLOAD, "127.0.0.1:4000", "local")
+    )
+
+
+def happen(control: FakeControl, subject: str, message: str = "it serves") -> None:
+    control.journal.record(Happening("vm.ready", "web", subject, Reason.OPERATOR, message))
+
+
+def unused_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+# ── the pool ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_pool_as_a_table_that_is_never_cut_off(control: FakeControl) -> None:
+    name = "web-" + "1" * 200
+    control.pools["web"].add_static("127.0.0.1:9", name=name)
+    join(control)
+    result = lbctl("pool")
+    assert result.exit_code == 0
+    header, first, second = result.stdout.splitlines()
+    assert " ".join(header.split()) == (
+        "NAME SERVICE ADDRESS STATE HEALTH IN FLIGHT RATE P50 P99 CPU HOST"
+    )
+    assert first.startswith(f"{name}  web")
+    assert second.index(" web  ") == first.index(" web  "), "columns are aligned"
+    assert " ".join(second.split()) == (
+        "web-1 web 127.0.0.1:4000 starting unhealthy 0 0.0/s - - 60% local"
+    )
+
+
+def test_the_pool_as_json(control: FakeControl) -> None:
+    join(control)
+    (row,) = json.loads(lbctl("pool", "--json").stdout)
+    assert (row["name"], row["in_flight"], row["latency_p99_s"]) == ("web-1", 0, None)
+
+
+def test_an_empty_pool_says_where_to_look(control: FakeControl) -> None:
+    result = lbctl("pool")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "lbctl events" in result.stderr
+    assert lbctl("pool", "--json").stdout == "[]\n"
+
+
+def test_a_backend_comes_drains_returns_and_goes(control: FakeControl) -> None:
+    pool = control.pools["web"]
+    assert lbctl("pool", "add", "127.0.0.1:9").stdout == "127.0.0.1:9 added to web\n"
+    backend = pool.get("127.0.0.1:9")
+    assert backend is not None
+    assert lbctl("pool", "drain", "127.0.0.1:9").exit_code == 0
+    assert backend.lifecycle == "draining"
+    assert lbctl("pool", "ready", "127.0.0.1:9").exit_code == 0
+    assert backend.lifecycle == "starting"
+    assert lbctl("pool", "remove", "127.0.0.1:9").exit_code == 0
+    assert len(pool) == 0
+
+
+def test_what_the_api_refuses_is_one_line(control: FakeControl) -> None:
+    join(control)
+    assert says(lbctl("pool", "drain", "nobody"), 1) == "no backend nobody; there are: web-1"
+    assert "host:port" in says(lbctl("pool", "add", "localhost"), 1)
+    assert "no service db" in says(lbctl("pool", "add", "h:1", "--service", "db"), 1)
+    assert lbctl("pool", "add", "h:1").exit_code == 0
+    assert "already" in says(lbctl("pool", "add", "h:1"), 1)
+
+
+def test_several_services_need_a_name(home: Path) -> None:
+    with serving(home, ("web", "db")) as (control, _url):
+        assert "--service: web, db" in says(lbctl("pool", "add", "h:1"), 2)
+        for service in ("web", "db"):
+            assert lbctl("pool", "add", "h:1", "--service", service).exit_code == 0
+        assert "web, db" in says(lbctl("pool", "drain", "h:1"), 2)
+        assert lbctl("pool", "remove", "h:1", "--service", "db").exit_code == 0
+        assert [len(pool) for pool in control.pools.values()] == [1, 0]
+
+
+def test_another_lbctls_token_is_not_taken(control: FakeControl, home: Path) -> None:
+    (home / "token").write_text("x" * 43)
+    assert "another LBCTL_HOME" in says(lbctl("pool", "add", "h:1"), 1)
+    (home / "token").unlink()
+    assert "LBCTL_HOME/token" in says(lbctl("pool", "add", "h:1"), 1)
+    assert lbctl("pool").exit_code == 0, "looking needs none"
+
+
+# ── machines and hosts ───────────────────────────────────────────────────────────────────────────
+
+
+def test_machines_and_hosts(control: FakeControl) -> None:
+    (_, row) = lbctl("vm", "list").stdout.splitlines()
+    assert " ".join(row.split()) == (
+        "web-1 web ready running local 127.0.0.1:4000 1m05s 61% 52% 384 MiB webapp"
+    )
+    assert json.loads(lbctl("vm", "list", "--json").stdout)[0]["state"] == "ready"
+    shown = lbctl("vm", "show", "web-1").stdout.splitlines()
+    assert "cpu host  61%" in shown
+    assert json.loads(lbctl("vm", "show", "web-1", "--json").stdout)["name"] == "web-1"
+    assert says(lbctl("vm", "show", "a/b"), 1) == "no VM a/b"
+    assert "qemu:///embed" in lbctl("hosts", "list").stdout
+    assert json.loads(lbctl("hosts", "list", "--json").stdout)[0]["cores"] == 2
+
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_events_are_listed(control: FakeControl) -> None:
+    for number in range(3):
+        happen(control, f"vm-{number}")
+    lines = lbctl("events", "--limit", "2").stdout.splitlines()
+    assert [line.split()[3] for line in lines] == ["SUBJECT", "vm-1", "vm-2"]
+    assert [e["id"] for e in json.loads(lbctl("events", "--json", "--since", "2").stdout)] == [3]
+    assert len(json.loads(lbctl("events", "--json", "--since", "1h").stdout)) == 3
+    assert "an age: 90s" in says(lbctl("events", "--since", "yesterday"), 2)
+    assert "1<=x<=1000" in says(lbctl("events", "--limit", "0"), 2)
+
+
+def test_what_others_wrote_does_not_drive_the_terminal(control: FakeControl) -> None:
+    happen(control, "vm-0", "red \x1b[31m\nand a line")
+    assert lbctl("events").stdout.splitlines()[1].endswith("red  [31m and a line")
+
+
+def test_following_goes_on_until_ctrl_c(control: FakeControl, home: Path) -> None:
+    happen(control, "before")
+    with start("events", "-f", "--json") as following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["subject"] == "before"
+        happen(control, "live")
+        assert json.loads(following.stdout.readline())["subject"] == "live"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(PATIENCE_S) == 0
+        assert following.stderr is not None
+        assert following.stderr.read() == ""
+
+
+def test_watching_goes_on_until_ctrl_c(control: FakeControl, home: Path) -> None:
+    join(control)
+    with start("pool", "--watch", "--json") as watching:
+        assert watching.stdout is not None
+        for _ in range(2):
+            assert json.loads(watching.stdout.readline())[0]["name"] == "web-1"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(PATIENCE_S) == 0
+
+
+def test_a_follower_survives_a_restart_without_a_gap(home: Path) -> None:
+    with serving(home) as (control, url):
+        happen(control, "first")
+        follower = AdminClient(url).follow(0)
+        assert next(follower)["subject"] == "first"
+    with serving(home, port=int(url.rpartition(":")[2])) as (control, again):
+        assert again == url
+        happen(control, "second")
+        event = next(follower)
+        assert (event["id"], event["subject"]) == (2, "second")
+        follower.close()
+
+
+# ── reaching the API ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_serving_says_what_to_do(home: Path) -> None:
+    url = f"http://{unused_address()}"
+    for command in (("pool",), ("vm", "list"), ("events",), ("pool", "add", "h:1")):
+        assert says(lbctl("--admin", url, *command), 1) == (
+            f"no lbctl is serving at {url}: start one with `lbctl up`,"
+            " or say where it is with --admin URL"
+        )
+    with pytest.raises(UnreachableError):
+        next(AdminClient(url).follow())
+
+
+def test_where_the_api_is(control: FakeControl, home: Path, tmp_path: Path) -> None:
+    url = access.read_address(home)
+    assert url is not None
+    elsewhere = CliRunner(env={"LBCTL_HOME": str(tmp_path), "LBCTL_ADMIN": url})
+    assert elsewhere.invoke(cli, ["vm", "list"]).exit_code == 0
+    assert "write http://HOST:PORT" in says(lbctl("--admin", "ftp://h", "pool"), 2)
+    assert "port" in says(lbctl("--admin", "http://h:99999", "pool"), 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says_so"),
+    [
+        (b"", "broke"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhtml", "not as lbctl"),
+        (b"HTTP/1.1 404 Nope\r\nContent-Length: 4\r\n\r\nhtml", "answers 404"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\nhtml", "broke"),
+    ],
+)
+def test_somebody_else_there_is_noticed(answer: bytes, says_so: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = AdminClient(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(AdminError, match=says_so):
+            client.pool()
+        thread.join(PATIENCE_S)
+
+
+# ── usage, faults, streams ───────────────────────────────────────────────────────────────────────
+
+
+def test_wrong_usage_is_one_line_and_exit_2(home: Path) -> None:
+    assert says(lbctl("nothing"), 2) == "no such command 'nothing': see `lbctl --help`"
+    assert "missing argument 'NAME'" in says(lbctl("pool", "drain"), 2)
+    assert "see `lbctl vm list --help`" in says(lbctl("vm", "list", "--what"), 2)
+    assert "pool add" in says(lbctl("pool", "--json", "add", "h:1"), 2)
+    result = lbctl()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Commands:" in result.stderr
+
+
+def test_help_and_version() -> None:
+    assert lbctl("--help").exit_code == 0
+    assert lbctl("pool", "-h").exit_code == 0
+    assert lbctl("--version").stdout.startswith("lbctl ")
+
+
+def test_debug_shows_where_it_came_from(home: Path) -> None:
+    result = lbctl("--debug", "--admin", f"http://{unused_address()}", "pool")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "ConnectionRefusedError" in result.stderr
+
+
+def test_a_bug_is_one_line_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "admin.url").write_text("http://127.0.0.1:1/\n")
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(socket, "create_connection", broken)
+    assert says(lbctl("pool"), 1) == (
+        "ZeroDivisionError: division by zero (a bug: `lbctl --debug …` shows where)"
+    )
+
+
+# Under a shell's `&` SIGINT is ignored, and children inherit that: Ctrl-C must work in any case.
+LBCTL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lb.cli import main
+main()
+"""
+
+
+@contextmanager
+def start(*args: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """lbctl as a process of its own, ended with the block at the latest."""
+    with subprocess.Popen(  # noqa: S603 — this interpreter, the text above
+        [sys.executable, "-c", LBCTL, *args],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("command", [("config", "schema"), ("events", "--limit", "1000")])
+def test_a_reader_that_leaves_is_no_error(control: FakeControl, command: tuple[str, ...]) -> None:
+    for number in range(1000):
+        happen(control, f"vm-{number}", "x" * 200)
+    read, write = os.pipe()
+    os.close(read)
+    with start(*command, stdout=write) as process:
+        os.close(write)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_lbctl_starts_without_what_only_serving_needs(home: Path) -> None:
+    heavy = ("aiohttp", "pydantic", "libvirt", "rich", "asyncio", "jinja2", "sqlite3")
+    script = f"import sys, lb.cli, lb.client; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run(  # noqa: S603 — this interpreter, the text above
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout == "[]\n"
+
+
+# ── configuration, images, log ───────────────────────────────────────────────────────────────────
+
+
+def test_config_check(tmp_path: Path) -> None:
+    assert lbctl("config", "check").exit_code == 0
+    file = tmp_path / "lb.toml"
+    file.write_text('[proxy]\nlisten = "here"\n')
+    assert "proxy.listen" in says(lbctl("config", "check", "-c", str(file)), 2)
+    assert "proxy.listen" in says(lbctl("up", "-c", str(file)), 2)
+    file.write_text("[proxy\n")
+    assert "not valid TOML" in says(lbctl("config", "check", "-c", str(file)), 2)
+    assert "cannot read" in says(lbctl("config", "check", "-c", str(tmp_path / "none")), 2)
+
+
+def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(
+        '[[hypervisor]]\nname = "a"\n[[hypervisor]]\nname = "b"\nuri = "qemu:///system"\n'
+        '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.scale]\nmax = 7\n'
+    )
+    for args in ((), ("-c", str(file))):
+        shown = parse_config(tomllib.loads(lbctl("config", "show", *args).stdout))
+        assert shown == lb.config.load_config(file if args else None)
+        as_json = json.loads(lbctl("config", "show", "--json", *args).stdout)
+        assert parse_config(as_json) == shown
+
+
+def test_toml_text_survives_odd_keys_and_values() -> None:
+    values = {"a b": {"quote": 'x"\\\n\x7f', "n": [1, 2.5, True], "t": [{"k": "é"}]}}
+    assert tomllib.loads(to_toml(values)) == values
+
+
+def test_the_schema_is_one(home: Path) -> None:
+    assert "proxy" in json.loads(lbctl("config", "schema").stdout)["properties"]
+
+
+def make_image(home: Path, **facts: object) -> None:
+    folder = home / "images" / "webapp"
+    folder.mkdir(parents=True)
+    for file in (guest_image.DISK, guest_image.KERNEL, guest_image.INITRD):
+        (folder / file).write_bytes(b"x")
+    known = {
+        "name": "webapp",
+        "cmdline": "ro",
+        "checksum": "c" * 64,
+        "recipe": guest_image.recipe(),
+        "size_bytes": 404 * 1024 * 1024,
+        "built_at": "2025-01-01T00:00:00+00:00",
+        "boot_parts": {"kernel": 1.25, "units": 3.0},
+    }
+    (folder / guest_image.FACTS).write_text(json.dumps({**known, **facts}))
+
+
+def test_images_are_listed_with_the_parts_of_their_boot(home: Path) -> None:
+    assert "lbctl image build" in lbctl("image", "list").stderr
+    make_image(home)
+    (_, row) = lbctl("image", "list").stdout.splitlines()
+    assert "404 MiB  cccccccccccc  yes" in row
+    assert row.endswith("kernel 1.2 s, units 3.0 s")
+    (as_json,) = json.loads(lbctl("image", "list", "--json").stdout)
+    assert as_json["boot_parts"] == {"kernel": 1.25, "units": 3.0}
+    assert as_json["current"] is True
+
+
+def test_an_image_that_cannot_be_built_is_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("LBCTL_HOME", "/proc/none")
+    result = lbctl("image", "build")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("lbctl: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LBCTL_HOME", "/proc/none")
+    assert "set it to a folder you can write" in says(lbctl("up"), 1)
+
+
+def test_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        log_to_stderr("info")
+        log = logging.getLogger("lb.test")
+        log.debug("not shown")
+        log.info("two\nlines")
+        log.error("failed", exc_info=ValueError("inner"))
+    finally:
+        root.handlers[:], root.level = before
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("INFO lb.test: two\\nlines")
+    assert second.endswith("ERROR lb.test: failed\\nValueError: inner")
+
+
+def test_both_know_the_same_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "relative", "~/x", "/abs"):
+        monkeypatch.setenv("LBCTL_HOME", value)
+        assert lb.home.home_folder() == lb.config.home_folder()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (render.span(4.2), "4s"),
+        (render.span(65), "1m05s"),
+        (render.span(3725), "1h02m"),
+        (render.span(3 * 86400), "3d"),
+        (render.milliseconds(0.0123), "12.3 ms"),
+        (render.milliseconds(2.0), "2000 ms"),
+        (render.size(10), "10 B"),
+        (render.size(3 * 1024**3), "3.0 GiB"),
+        (render.percent(1.25), "125%"),
+    ],
+)
+def test_how_figures_read(shown: str, expected: str) -> None:
+    assert shown == expected

@@ -1,0 +1,172 @@
+"""The doctor's findings on machines that lack something, each with what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lb import doctor
+from lb.config import Config, HypervisorConfig, parse_config
+from lb.doctor import Check, HostFacts
+
+CONFIG = Config()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A hypervisor's answer."""
+
+    domain_type: str = "qemu"
+    why: str = "no vmx, no svm"
+    cores: int = 2
+    libvirt_version: str = "9.0.0"
+    cpu_limits: bool = True
+
+
+def opens(facts: Facts) -> doctor.OpenHost:
+    async def open_host(_: HypervisorConfig) -> HostFacts:
+        return facts
+
+    return open_host
+
+
+def fails(error: Exception) -> doctor.OpenHost:
+    async def open_host(_: HypervisorConfig) -> HostFacts:
+        raise error
+
+    return open_host
+
+
+def verdicts(found: list[Check]) -> dict[str, str]:
+    return {check.name: check.verdict for check in found}
+
+
+async def test_every_check_has_a_line_and_every_failure_a_way_out(tmp_path: Path) -> None:
+    found = await doctor.checks(
+        CONFIG, tmp_path / "home", open_host=opens(Facts()), is_serving=lambda: False
+    )
+    names = [check.name for check in found]
+    assert names[:3] == ["python", "libvirt-python", "qemu"]
+    assert len(names) == len(set(names))
+    for check in found:
+        assert check.finding
+        assert "\n" not in check.finding + check.fix
+        assert bool(check.fix) == (check.verdict != "ok")
+    assert not (tmp_path / "home").exists(), "looking leaves nothing behind"
+    assert verdicts(found)["image webapp"] == "fail"
+    json.dumps([check.finding for check in found])
+
+
+def test_an_old_python() -> None:
+    assert doctor.check_python((3, 11, 2)).verdict == "ok"
+    assert doctor.check_python((4, 0, 0)).verdict == "ok"
+    old = doctor.check_python((3, 10, 9))
+    assert (old.verdict, old.fix) == ("fail", "install Python 3.11 or newer")
+
+
+def test_libvirts_bindings_missing() -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'libvirt'", name="libvirt")
+
+    check = doctor.check_libvirt_python(missing)
+    assert check.verdict == "fail"
+    assert "./run setup" in check.fix
+
+
+def test_qemu_missing_matters_only_here() -> None:
+    def nothing(_: str) -> None:
+        return None
+
+    assert doctor.check_qemu(CONFIG, nothing).fix == "apt-get install qemu-system"
+    remote = parse_config({"hypervisor": [{"uri": "qemu+ssh://far/system"}]})
+    assert doctor.check_qemu(remote, nothing).verdict == "ok"
+
+
+# ── hypervisors ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_hypervisor_that_opens_says_how_guests_will_run() -> None:
+    found = await doctor.check_host(CONFIG.hypervisor[0], CONFIG, opens(Facts()))
+    assert [check.verdict for check in found] == ["ok", "ok", "ok"]
+    assert found[0].finding == "qemu:///embed: libvirt 9.0.0, 2 cores"
+    assert found[1].finding == "qemu (emulation): no vmx, no svm"
+    found = await doctor.check_host(CONFIG.hypervisor[0], CONFIG, opens(Facts("kvm", "vmx")))
+    assert found[1].finding == "kvm (KVM): vmx"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("refused\nand more"), OSError(), ImportError("libvirt")]
+)
+async def test_a_hypervisor_that_does_not_open(error: Exception) -> None:
+    (check,) = await doctor.check_host(CONFIG.hypervisor[0], CONFIG, fails(error))
+    assert check.verdict == "fail"
+    assert "\n" not in check.finding
+    assert "[[hypervisor]] local" in check.fix
+
+
+async def test_a_hypervisor_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hangs(_: HypervisorConfig) -> HostFacts:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(doctor, "OPEN_S", 0.01)
+    (check,) = await doctor.check_host(CONFIG.hypervisor[0], CONFIG, hangs)
+    assert "does not answer" in check.finding
+
+
+async def test_no_cpu_limits_matters_only_where_one_is_asked_for() -> None:
+    async def verdict(limit: float) -> str:
+        config = parse_config({"service": {"web": {"vm": {"cpu_limit": limit}}}})
+        facts = Facts(cpu_limits=False)
+        found = await doctor.check_host(config.hypervisor[0], config, opens(facts))
+        return found[-1].verdict
+
+    assert await verdict(0.4) == "warn"
+    assert await verdict(1.0) == "ok"
+
+
+async def test_libvirts_own_test_driver_opens_for_real() -> None:
+    pytest.importorskip("libvirt")
+    facts = await doctor.open_with_libvirt(HypervisorConfig(uri="test:///default"))
+    assert facts.cores > 0
+
+
+# ── addresses and folders ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_port_is_free_taken_or_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        check = doctor.check_port("admin.listen", address, serving=False)
+        assert (check.verdict, check.finding) == ("fail", "address already in use")
+        assert "another admin.listen" in check.fix
+        ours = doctor.check_port("admin.listen", address, serving=True)
+        assert (ours.verdict, ours.finding) == ("ok", "lbctl is serving")
+    assert doctor.check_port("admin.listen", address, serving=True).finding == "free"
+    assert doctor.check_port("admin.listen", "no such name:1", serving=True).verdict == "fail"
+    assert doctor.check_port("admin.listen", "192.0.2.1:80", serving=True).verdict == "fail"
+
+
+def test_a_home_that_cannot_be_used(tmp_path: Path) -> None:
+    assert doctor.check_home(tmp_path).verdict == "ok"
+    assert "not made yet" in doctor.check_home(tmp_path / "a" / "b").finding
+    (tmp_path / "file").touch()
+    assert doctor.check_home(tmp_path / "file" / "home").verdict == "fail"
+    assert doctor.check_home(Path("/proc/none")).verdict == "fail"
+
+
+def test_a_home_too_deep_for_sockets(tmp_path: Path) -> None:
+    assert doctor.check_path_length(Path("/srv/lbctl")).verdict == "ok"
+    deep = doctor.check_path_length(Path("/srv") / ("x" * 100))
+    assert (deep.verdict, deep.fix) == ("fail", "set LBCTL_HOME to a shorter folder")
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(10**10, "ok"), (10**9, "warn"), (10**8, "fail")])
+def test_a_disk_that_fills_up(tmp_path: Path, free: int, verdict: str) -> None:
+    assert doctor.check_disk(tmp_path, free).verdict == verdict
+    assert doctor.check_disk(tmp_path / "not made").finding.endswith("GB free")

@@ -1,0 +1,180 @@
+"""What we send to libvirt, and what we read back of it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscale.domain_xml import (
+    METADATA_URI,
+    QEMU_URI,
+    DomainXmlError,
+    HostSettings,
+    Identity,
+    VmSpec,
+    domain_xml,
+    host_cpu_xml,
+    host_offers_kvm,
+    identity_element,
+    identity_xml,
+    parse_identity,
+)
+
+IDENTITY = Identity(
+    instance="a1b2",
+    service="web",
+    generation="sha256:77",
+    app_port=8080,
+    cpu_limit=0.4,
+    created_at=1.7e9,
+    host_port=41000,
+)
+SPEC = VmSpec(
+    name="web-3f9a11",
+    uuid="b5a4b7a6-0000-4000-8000-000000000001",
+    memory_mib=384,
+    vcpus=2,
+    kernel="/images/kernel",
+    initrd="/images/initrd",
+    disk="/images/root.img",
+    cmdline="root=/dev/vda ro",
+    identity=IDENTITY,
+)
+USER = HostSettings(domain_type="qemu", network="user", console_log="/log/web-3f9a11.log")
+
+
+def xml(spec: VmSpec = SPEC, host: HostSettings = USER) -> ET.Element:
+    return ET.fromstring(domain_xml(spec, host))
+
+
+def test_a_replica_of_its_own_boots_from_the_shared_read_only_disk() -> None:
+    domain = xml()
+    assert domain.get("type") == "qemu"
+    assert domain.findtext("name") == "web-3f9a11"
+    assert domain.findtext("memory") == "384"
+    assert domain.findtext("vcpu") == "2"
+    assert domain.findtext("os/kernel") == "/images/kernel"
+    assert domain.findtext("os/cmdline") == "root=/dev/vda ro systemd.hostname=web-3f9a11"
+    disk = domain.find("devices/disk")
+    assert disk is not None
+    assert disk.find("readonly") is not None
+    assert disk.find("shareable") is not None
+
+
+def test_no_limit_while_booting_and_nothing_that_outlives_a_power_off() -> None:
+    domain = xml()
+    assert domain.find("cputune") is None
+    assert domain.findtext("on_poweroff") == "destroy"
+    assert domain.findtext("on_crash") == "destroy"
+
+
+def test_the_forwarded_port_is_on_loopback_only_and_the_guest_is_locked_in() -> None:
+    arguments = [a.get("value", "") for a in xml().iter(f"{{{QEMU_URI}}}arg")]
+    netdev = arguments[arguments.index("-netdev") + 1]
+    assert netdev == "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:41000-:8080"
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "source"),
+    [("network:default", "network", "default"), ("bridge:br0", "bridge", "br0")],
+)
+def test_a_network_of_libvirt_needs_no_forwarding(network: str, kind: str, source: str) -> None:
+    domain = xml(host=replace(USER, network=network))
+    interface = domain.find("devices/interface")
+    assert interface is not None
+    assert interface.get("type") == kind
+    assert interface.find("source").attrib == {kind: source}  # type: ignore[union-attr]
+    assert not list(domain.iter(f"{{{QEMU_URI}}}arg"))
+
+
+def test_what_kvm_and_emulation_get_as_a_cpu() -> None:
+    assert xml(host=replace(USER, domain_type="kvm")).find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
+    assert xml().find("cpu").get("mode") == "maximum"  # type: ignore[union-attr]
+
+
+def test_without_a_console_or_an_initrd_they_are_left_out() -> None:
+    domain = xml(replace(SPEC, initrd=""), replace(USER, console_log=""))
+    assert domain.find("os/initrd") is None
+    assert domain.find("devices/serial") is None
+
+
+# --- identity
+
+words = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=20)
+identities = st.builds(
+    Identity,
+    instance=words,
+    service=words,
+    generation=words,
+    app_port=st.integers(1, 65535),
+    cpu_limit=st.floats(0.01, 256),
+    created_at=st.floats(0, 4e9),
+    host_port=st.integers(0, 65535),
+    phase=st.sampled_from(["serving", "draining"]),
+)
+
+
+@given(identities)
+def test_an_identity_survives_both_ways_into_libvirt(identity: Identity) -> None:
+    """In the creation XML, and as the text that rewrites it in a running domain."""
+    spec = replace(SPEC, identity=identity)
+    assert parse_identity(domain_xml(spec, USER)) == identity
+    assert parse_identity(identity_xml(identity)) == identity
+    assert parse_identity(ET.tostring(identity_element(identity), encoding="unicode")) == identity
+
+
+@given(words, words)
+def test_names_cannot_break_out_of_the_xml(name: str, cmdline: str) -> None:
+    domain = xml(replace(SPEC, name=name, cmdline=cmdline))
+    assert domain.findtext("name") == name
+    assert len(domain.findall("devices/disk")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("<domain><name>theirs</name></domain>", id="no metadata"),
+        pytest.param("<domain><metadata/></domain>", id="empty metadata"),
+        pytest.param(
+            '<domain><metadata><replica instance="a1b2"/></metadata></domain>',
+            id="our word, not our namespace",
+        ),
+        pytest.param(
+            f'<domain><metadata><r:replica xmlns:r="{METADATA_URI}" instance="a1b2"/>'
+            "</metadata></domain>",
+            id="ours, and half of it missing",
+        ),
+        pytest.param(identity_xml(IDENTITY).replace("8080", "http"), id="a port that is none"),
+        pytest.param("<domain", id="not XML"),
+    ],
+)
+def test_what_is_not_surely_ours_is_not_ours(text: str) -> None:
+    with pytest.raises(DomainXmlError):
+        parse_identity(text)
+
+
+# --- may KVM be trusted here?
+
+OFFERED = """<capabilities><host><cpu><arch>x86_64</arch><model>EPYC</model></cpu></host>
+<guest><arch name="x86_64"><domain type="qemu"/><domain type="kvm"/></arch></guest>
+</capabilities>"""
+
+
+def test_kvm_needs_the_cpu_to_show_that_it_can() -> None:
+    """A device node and an offer are not enough: under paravirtual KVM a guest hangs in boot."""
+    assert host_offers_kvm(OFFERED, '<cpu><feature name="vmx"/></cpu>')
+    assert host_offers_kvm(OFFERED, '<cpu><feature name="svm"/></cpu>')
+    assert not host_offers_kvm(OFFERED, '<cpu><feature name="avx2"/></cpu>')
+    assert not host_offers_kvm(OFFERED, "")
+    assert not host_offers_kvm(
+        OFFERED.replace('<domain type="kvm"/>', ""), '<cpu><feature name="vmx"/></cpu>'
+    )
+
+
+def test_the_hosts_cpu_out_of_its_capabilities() -> None:
+    assert "<model>EPYC</model>" in host_cpu_xml(OFFERED)
+    assert host_cpu_xml("<capabilities><host/></capabilities>") == ""

@@ -1,0 +1,138 @@
+"""Metrics: names as promised, counters that never go down, labels that stay few."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lb.balance import policy_named
+from lb.config import HealthConfig
+from lb.latency import CONTRACT_BUCKETS_S
+from lb.metrics import (
+    RETIRED,
+    AutoscalerRows,
+    Histogram,
+    Metrics,
+    ReplicaRow,
+    RequestMetrics,
+    VmRow,
+)
+from lb.pool import Pool, Report
+
+# CONTRACT, "Metrics"; counters appear without _total in the parsed families.
+PROMISED = {
+    *(
+        f"lb_{name}"
+        for name in (
+            "requests", "request_duration_seconds", "upstream_duration_seconds",
+            "queue_wait_seconds", "inflight_requests", "backend_up", "backend_inflight_requests",
+            "retries", "upstream_errors",
+        )
+    ),
+    *(f"autoscaler_{n}_replicas" for n in ("desired", "ready", "booting", "standby", "min", "max")),
+    *(
+        f"autoscaler_{name}"
+        for name in (
+            "signal_ratio", "decisions", "last_scale_timestamp_seconds", "vm_activation_seconds",
+        )
+    ),
+    "vm_cpu_ratio", "vm_cpu_seconds", "vm_memory_bytes",
+}  # fmt: skip
+
+
+def make() -> tuple[Metrics, Pool, RequestMetrics]:
+    pool = Pool("web", policy_named("least_requests"), HealthConfig(), clock=lambda: 100.0)
+    metrics = Metrics()
+    return metrics, pool, metrics.service(pool)
+
+
+def scrape(metrics: Metrics) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    text = metrics.render()[0].decode()
+    samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        samples.setdefault(family.name, {})
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            samples.setdefault(sample.name, {})[labels] = sample.value
+    return samples
+
+
+def test_every_promised_name_is_there_before_anything_happened() -> None:
+    metrics, _, _ = make()
+    assert set(scrape(metrics)) >= PROMISED
+
+
+def test_requests_are_counted_by_method_and_code() -> None:
+    metrics, _, counters = make()
+    counters.finished("GET", 200, 0.02, 100.0)
+    counters.finished("GET", 200, 0.02, 100.0)
+    counters.finished("BREW", 418, 0.3, 100.0)
+    seen = scrape(metrics)
+    total = seen["lb_requests_total"]
+    assert total[("code", "200"), ("method", "GET"), ("service", "web")] == 2
+    assert total[("code", "418"), ("method", "other"), ("service", "web")] == 1
+    buckets = seen["lb_request_duration_seconds_bucket"]
+    assert buckets[("le", "0.025"), ("service", "web")] == 2
+    assert buckets[("le", "+Inf"), ("service", "web")] == 3
+    assert len(buckets) == len(CONTRACT_BUCKETS_S) + 1
+    assert seen["lb_request_duration_seconds_sum"][(("service", "web"),)] == pytest.approx(0.34)
+
+
+def test_a_backend_that_leaves_takes_nothing_from_the_totals() -> None:
+    metrics, pool, _ = make()
+    pool.add_static("a:1")
+    pool.observe(Report("a:1", "a:1", ok=True))
+    with pool.lease() as lease:
+        lease.answered(0.1, 100.0)
+        labels = (("backend", "a:1"), ("service", "web"))
+        before = scrape(metrics)
+        assert before["lb_backend_up"][labels] == 1
+        assert before["lb_backend_inflight_requests"][labels] == 1
+        pool.remove("a:1")
+        after = scrape(metrics)
+    count = "lb_upstream_duration_seconds_count"
+    assert sum(before[count].values()) == sum(after[count].values()) == 1
+    assert after[count] == {(("backend", RETIRED), ("service", "web")): 1}
+    assert labels not in after["lb_backend_up"]
+
+
+def test_retries_and_upstream_errors_have_their_reason() -> None:
+    metrics, _, counters = make()
+    counters.retried("reset")
+    counters.upstream_error("reset")
+    counters.upstream_error("reset")
+    seen = scrape(metrics)
+    labels = (("reason", "reset"), ("service", "web"))
+    assert seen["lb_retries_total"][labels] == 1
+    assert seen["lb_upstream_errors_total"][labels] == 2
+
+
+def test_the_autoscalers_rows_become_metrics() -> None:
+    metrics, _, _ = make()
+    cold = Histogram()
+    cold.observe(9.5)
+    rows = AutoscalerRows(
+        replicas=(ReplicaRow("web", desired=2, ready=1, booting=1, standby=0, min=1, max=4),),
+        signals={"cpu": 0.9},
+        decisions={("up", "cpu_overload"): 3},
+        last_scale_unix_s={"up": 1_700_000_000.0},
+        activations={"cold": cold.row()},
+        vms=(VmRow("web-1", {"host": 0.9, "guest": 0.7}, {"vcpu": 5.0, "overhead": 1.0}, 1024),),
+    )
+    metrics.autoscaler(lambda: rows)
+    seen = scrape(metrics)
+    assert seen["autoscaler_desired_replicas"][(("service", "web"),)] == 2
+    assert seen["autoscaler_decisions_total"][("direction", "up"), ("reason", "cpu_overload")] == 3
+    assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "10.0"), ("path", "cold")] == 1
+    assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "7.5"), ("path", "cold")] == 0
+    assert seen["vm_cpu_ratio"][("view", "host"), ("vm", "web-1")] == 0.9
+    assert seen["vm_cpu_seconds_total"][("part", "overhead"), ("vm", "web-1")] == 1.0
+    assert seen["vm_memory_bytes"][(("vm", "web-1"),)] == 1024
+
+
+def test_what_nobody_measured_is_left_out() -> None:
+    metrics, _, _ = make()
+    metrics.autoscaler(lambda: AutoscalerRows(vms=(VmRow("web-1"),)))
+    seen = scrape(metrics)
+    assert seen["vm_cpu_ratio"] == {}
+    assert seen["vm_memory_bytes"] == {}

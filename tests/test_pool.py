@@ -1,0 +1,412 @@
+"""The pool: membership, health, leases; and what must hold whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from autoscale.model import EventKind, Reason, ScaleEvent
+from lb.backend import Lifecycle
+from lb.balance import policy_named
+from lb.config import HealthConfig, ServiceConfig
+from lb.errors import (
+    AllTriedError,
+    AllUnhealthyError,
+    BodyCutError,
+    ClientGoneError,
+    ConnectFailedError,
+    NoBackendError,
+    NoneReadyError,
+    PoolEmptyError,
+    UnknownBackendError,
+    UpstreamResetError,
+)
+from lb.pool import Aspect, Change, Lease, Pool, Report
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(rise: int = 1, fall: int = 3, policy: str = "least_requests") -> Pool:
+    return Pool(
+        "web",
+        policy_named(policy),
+        HealthConfig(rise=rise, fall=fall),
+        clock=Clock(),
+        rng=random.Random(1),
+    )
+
+
+def event(
+    kind: EventKind, name: str = "web-1", address: str = "", reason: Reason = Reason.CPU_OVERLOAD
+) -> ScaleEvent:
+    return ScaleEvent(kind, "web", name, reason, address=address or f"{name}:80", host="local")
+
+
+def join(pool: Pool, *names: str, ready: bool = True) -> None:
+    for name in names:
+        pool.apply(event(EventKind.JOIN, name))
+        if ready:
+            probe(pool, name)
+
+
+def probe(pool: Pool, name: str, ok: bool = True, times: int = 1) -> None:
+    for _ in range(times):
+        pool.observe(Report(name, f"{name}:80", ok, "200" if ok else "refused"))
+
+
+def available(pool: Pool) -> list[str]:
+    return [backend.name for backend in pool.available]
+
+
+def lifecycle(pool: Pool, name: str) -> str:
+    backend = pool.get(name)
+    return backend.lifecycle.value if backend else "gone"
+
+
+# ── membership ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_story_of_one_replica() -> None:
+    pool = make()
+    told: list[Change] = []
+    pool.subscribe(told.append)
+    pool.apply(event(EventKind.JOIN))
+    with pytest.raises(NoneReadyError):
+        pool.lease()
+    probe(pool, "web-1")
+    with pool.lease() as lease:
+        assert lease.backend.name == "web-1"
+        pool.apply(event(EventKind.DRAIN, reason=Reason.CPU_LOW))
+        with pytest.raises(NoneReadyError):
+            pool.lease()
+        assert repr(pool) == "<Pool web: 1 draining; 1 in flight>"
+    pool.apply(event(EventKind.LEAVE, reason=Reason.DRAINED))
+    with pytest.raises(PoolEmptyError):
+        pool.lease()
+    assert [(c.before, c.after, c.reason) for c in told] == [
+        ("", "starting", Reason.CPU_OVERLOAD),
+        ("starting", "ready", Reason.CPU_OVERLOAD),
+        ("ready", "draining", Reason.CPU_LOW),
+        ("draining", "gone", Reason.DRAINED),
+    ]
+    assert all(c.aspect is Aspect.LIFECYCLE and c.vm == "web-1" for c in told)
+
+
+def test_events_are_idempotent_and_unknown_names_are_ignored() -> None:
+    pool = make()
+    told: list[Change] = []
+    pool.subscribe(told.append)
+    for kind in (EventKind.DRAIN, EventKind.LEAVE):
+        pool.apply(event(kind, "stranger"))
+    for _ in range(3):
+        pool.apply(event(EventKind.JOIN))
+    probe(pool, "web-1")
+    pool.apply(event(EventKind.JOIN))
+    assert lifecycle(pool, "web-1") == "ready", "a repeated JOIN disturbs nothing"
+    for kind in (EventKind.DRAIN, EventKind.LEAVE):
+        for _ in range(3):
+            pool.apply(event(kind))
+    assert [c.after for c in told] == ["starting", "ready", "draining", "gone"]
+
+
+def test_an_event_for_another_service_changes_nothing() -> None:
+    pool = make()
+    pool.apply(ScaleEvent(EventKind.JOIN, "other", "x", Reason.BELOW_MIN, "h:1"))
+    assert len(pool) == 0
+
+
+def test_a_join_takes_a_drain_back_and_asks_for_a_probe_first() -> None:
+    pool = make()
+    join(pool, "web-1")
+    pool.apply(event(EventKind.DRAIN))
+    pool.apply(event(EventKind.JOIN))
+    assert lifecycle(pool, "web-1") == "starting"
+    probe(pool, "web-1")
+    assert lifecycle(pool, "web-1") == "ready"
+
+
+def test_a_new_address_is_a_new_backend() -> None:
+    pool = make()
+    join(pool, "web-1")
+    with pool.lease() as lease:
+        pool.apply(event(EventKind.JOIN, address="web-1:81"))
+        assert lease.backend.lifecycle is Lifecycle.GONE
+        assert lifecycle(pool, "web-1") == "starting"
+        assert [b.lifecycle for b in pool.load().backends] == ["starting", "gone"]
+    assert [b.lifecycle for b in pool.load().backends] == ["starting"]
+    probe(pool, "web-1")
+    assert lifecycle(pool, "web-1") == "starting", "a late probe of the old address says nothing"
+
+
+def test_an_operator_adds_drains_readies_and_removes() -> None:
+    pool = Pool.from_config("web", ServiceConfig(backends=("10.0.0.1:80",)))
+    assert pool.add_static("10.0.0.1:80") is pool.get("10.0.0.1:80")
+    assert [view.vm for view in pool.snapshot()] == [None]
+    pool.drain("10.0.0.1:80")
+    assert lifecycle(pool, "10.0.0.1:80") == "draining"
+    pool.ready("10.0.0.1:80")
+    assert lifecycle(pool, "10.0.0.1:80") == "starting"
+    pool.remove("10.0.0.1:80")
+    assert "10.0.0.1:80" not in pool
+    for act in (pool.drain, pool.ready, pool.remove):
+        with pytest.raises(UnknownBackendError, match="no backend nobody in service web"):
+            act("nobody")
+
+
+def test_a_subscriber_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    pool = make()
+    told: list[Change] = []
+
+    def fail(change: Change) -> None:
+        raise OSError("disk full")
+
+    pool.subscribe(fail)
+    end = pool.subscribe(told.append)
+    join(pool, "web-1")
+    assert len(told) == 2
+    assert "disk full" in caplog.text
+    end()
+    pool.remove("web-1")
+    assert len(told) == 2
+
+
+# ── health ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_probes_flip_only_after_rise_and_fall_in_a_row() -> None:
+    pool = make(rise=2, fall=3)
+    told: list[Change] = []
+    pool.subscribe(told.append)
+    join(pool, "web-1", ready=False)
+    probe(pool, "web-1")
+    assert lifecycle(pool, "web-1") == "starting"
+    probe(pool, "web-1")
+    assert lifecycle(pool, "web-1") == "ready"
+    for ok in (False, False, True, False, False):
+        probe(pool, "web-1", ok)
+    assert available(pool) == ["web-1"]
+    probe(pool, "web-1", False)
+    assert available(pool) == []
+    with pytest.raises(AllUnhealthyError):
+        pool.lease()
+    probe(pool, "web-1", False, times=5)
+    probe(pool, "web-1", times=2)
+    assert available(pool) == ["web-1"]
+    health = [(c.before, c.after) for c in told if c.aspect is Aspect.HEALTH]
+    assert health == [("healthy", "unhealthy"), ("unhealthy", "healthy")]
+
+
+def test_refused_requests_in_a_row_take_a_backend_out_at_once() -> None:
+    pool = make(fall=3)
+    join(pool, "web-1")
+    for _ in range(3):
+        assert available(pool) == ["web-1"]
+        with pool.lease() as lease:
+            lease.failed(ConnectFailedError("refused"))
+    assert available(pool) == []
+    probe(pool, "web-1")
+    assert available(pool) == ["web-1"]
+
+
+def test_an_answer_between_refusals_forgives() -> None:
+    pool = make(fall=2)
+    join(pool, "web-1")
+    for _ in range(5):
+        with pool.lease() as lease:
+            lease.failed(ConnectFailedError("refused"))
+        with pool.lease() as lease:
+            lease.answered(0.01, 100.0)
+    assert available(pool) == ["web-1"]
+
+
+def test_only_a_backends_own_fault_counts() -> None:
+    pool = make(fall=1)
+    join(pool, "web-1")
+    for _ in range(5):
+        with pool.lease() as lease:
+            lease.failed(ClientGoneError("hung up"))
+    (view,) = pool.snapshot()
+    assert (view.failures_total, view.available) == (0, True)
+    with pool.lease() as lease:
+        lease.failed(UpstreamResetError("reset"))
+    with pool.lease() as lease:
+        lease.failed(BodyCutError("cut"))
+    (view,) = pool.snapshot()
+    assert (view.failures_total, view.available) == (2, True), "counted, and not judged by"
+
+
+def test_a_draining_backend_is_not_judged() -> None:
+    pool = make(fall=1)
+    join(pool, "web-1")
+    pool.drain("web-1")
+    probe(pool, "web-1", ok=False, times=9)
+    (view,) = pool.snapshot()
+    assert view.healthy
+
+
+# ── leases ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_picking_is_reserving() -> None:
+    pool = make()
+    join(pool, "web-1", "web-2")
+    first, second = pool.lease(), pool.lease()
+    assert {first.backend.name, second.backend.name} == {"web-1", "web-2"}
+    assert pool.in_flight == 2
+    first.release()
+    first.release()
+    assert pool.in_flight == 1
+    with second:
+        pass
+    assert pool.in_flight == 0
+
+
+def test_excluded_backends_are_not_picked_again() -> None:
+    pool = make()
+    join(pool, "web-1", "web-2")
+    with pool.lease() as first, pool.lease(exclude=[first.backend]) as second:
+        assert first.backend is not second.backend
+        with pytest.raises(AllTriedError):
+            pool.lease(exclude=[first.backend, second.backend])
+
+
+async def test_a_cancelled_request_gives_its_lease_back() -> None:
+    pool = make()
+    join(pool, "web-1")
+
+    async def request() -> None:
+        with pool.lease():
+            await asyncio.sleep(60)
+
+    task = asyncio.ensure_future(request())
+    await asyncio.sleep(0)
+    assert pool.in_flight == 1
+    task.cancel()
+    await asyncio.wait([task])
+    assert pool.in_flight == 0
+
+
+def test_durations_of_a_backend_that_left_stay_in_the_total() -> None:
+    pool = make()
+    join(pool, "web-1")
+    with pool.lease() as lease:
+        lease.answered(0.2, 100.0)
+    with pool.lease() as lease:
+        pool.remove("web-1")
+        assert pool.retired_latency().count == 1
+        lease.answered(0.4, 100.0)
+        assert pool.retired_latency().count == 2
+    assert pool.retired_latency().count == 2
+    assert pool.retired_latency().sum_s == pytest.approx(0.6)
+
+
+def test_a_snapshot_carries_what_the_caller_knows_of_cpu() -> None:
+    pool = make()
+    join(pool, "web-1", "web-2")
+    views = pool.snapshot(cpu={"web-2": 0.7})
+    assert [(v.name, v.cpu, v.host) for v in views] == [
+        ("web-1", None, "local"),
+        ("web-2", 0.7, "local"),
+    ]
+
+
+# ── whatever happens ─────────────────────────────────────────────────────────────────────────────
+
+NAMES = st.sampled_from(["web-1", "web-2", "web-3"])
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Random events, probes, leases and errors; a plain recount must always agree."""
+
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = make(rise=2, fall=2)
+        self.open: list[Lease] = []
+        self.given = 0
+        self.answered = 0
+        self.available: dict[str, bool] = {}
+        self.pool.subscribe(self.told)
+
+    def told(self, change: Change) -> None:
+        assert change.before != change.after, "only flips are told"
+
+    @rule(name=NAMES, kind=st.sampled_from(list(EventKind)), port=st.sampled_from([80, 81]))
+    def event(self, name: str, kind: EventKind, port: int) -> None:
+        self.pool.apply(event(kind, name, f"{name}:{port}"))
+
+    @rule(name=NAMES, ok=st.booleans(), port=st.sampled_from([80, 81]))
+    def probe(self, name: str, ok: bool, port: int) -> None:
+        self.pool.observe(Report(name, f"{name}:{port}", ok))
+
+    @rule(name=NAMES, act=st.sampled_from(["drain", "ready", "remove"]))
+    def operate(self, name: str, act: str) -> None:
+        if name in self.pool:
+            getattr(self.pool, act)(name)
+
+    @rule(target=leases)
+    def lease(self) -> Lease | None:
+        try:
+            lease = self.pool.lease()
+        except NoBackendError:
+            assert not self.pool.available
+            return None
+        assert lease.backend in self.pool.available
+        self.given += 1
+        self.open.append(lease)
+        return lease
+
+    @rule(lease=leases, how=st.sampled_from(["answered", "refused", "gone", "silent"]))
+    def end(self, lease: Lease | None, how: str) -> None:
+        if lease is None:
+            return
+        if lease in self.open:
+            self.open.remove(lease)
+            if how == "answered":
+                lease.answered(0.1, self.pool.clock())
+                self.answered += 1
+            elif how == "refused":
+                lease.failed(ConnectFailedError("refused"))
+            elif how == "gone":
+                lease.failed(ClientGoneError("gone"))
+        lease.release()
+
+    @invariant()
+    def counters_equal_a_recount(self) -> None:
+        assert self.pool.in_flight == len(self.open)
+        for backend in self.pool:
+            assert backend.in_flight == sum(lease.backend is backend for lease in self.open)
+        finished = self.pool.retired_latency().count + sum(b.latency.count for b in self.pool)
+        assert finished == self.answered
+
+    @invariant()
+    def available_is_what_the_predicate_says(self) -> None:
+        assert list(self.pool.available) == [b for b in self.pool if b.available]
+
+    @invariant()
+    def load_lists_everyone_who_still_works(self) -> None:
+        load = self.pool.load()
+        assert sum(b.in_flight for b in load.backends) == len(self.open)
+        assert all(b.lifecycle != "gone" or b.in_flight for b in load.backends)
+
+    def teardown(self) -> None:
+        for lease in self.open:
+            lease.release()
+        assert self.pool.in_flight == 0
+        assert all(b.lifecycle != "gone" for b in self.pool.load().backends)
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,89 @@
+"""One VM's life as a table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscale.domain_xml import Identity
+from autoscale.model import BackendLoad, Sample, VmState
+from autoscale.vm import FAILURE_WORDS, TRANSITIONS, ImpossibleTransition, Vm, is_sick
+
+S = VmState
+IDENTITY = Identity("ours", "web", "generation-1", 8080, 0.4, 1.7e9)
+NOW = 100.0
+
+
+def vm(state: VmState = S.DEFINED) -> Vm:
+    return Vm("web-1", "local", IDENTITY, NOW, NOW, state)
+
+
+def test_a_life_from_definition_to_gone() -> None:
+    one = vm()
+    for after, state in enumerate((S.BOOTING, S.READY, S.STANDBY, S.READY, S.DRAINING, S.GONE), 1):
+        one.move(state, NOW + after)
+        assert (one.state, one.since) == (state, NOW + after)
+    assert one.started_at == NOW
+
+
+def test_the_table_names_every_state_and_gone_is_the_end() -> None:
+    assert set(TRANSITIONS) == set(VmState)
+    assert TRANSITIONS[S.GONE] == frozenset()
+    for state in VmState:
+        assert state is S.GONE or S.GONE in TRANSITIONS[state], "every VM can vanish at any time"
+        assert state not in TRANSITIONS[state]
+
+
+def test_draining_is_not_taken_back() -> None:
+    """A guest whose power button was pressed cannot serve again."""
+    with pytest.raises(ImpossibleTransition, match="web-1: draining → ready"):
+        vm(S.DRAINING).move(S.READY, NOW)
+
+
+@given(st.lists(st.sampled_from(list(VmState)), max_size=12))
+def test_only_the_tables_edges_can_be_walked(path: list[VmState]) -> None:
+    one = vm()
+    for number, state in enumerate(path):
+        before, since = one.state, one.since
+        if state in TRANSITIONS[before]:
+            one.move(state, NOW + number)
+            assert one.state is state
+        else:
+            with pytest.raises(ImpossibleTransition):
+                one.move(state, NOW + number)
+            assert (one.state, one.since) == (before, since), "a refused move changes nothing"
+
+
+def test_who_serves_or_will() -> None:
+    assert {state for state in VmState if vm(state).serves_or_will} == {
+        S.DEFINED,
+        S.BOOTING,
+        S.READY,
+    }
+
+
+def test_what_its_status_says() -> None:
+    """The limit shows only once it is in force: a replica boots without."""
+    one = vm(S.READY)
+    one.power, one.address = "running", "127.0.0.1:41000"
+    one.sample = Sample("web-1", NOW, 1.0, 0.9, 1, 0.4)
+    status = one.status("web", NOW + 12)
+    assert (status.age_s, status.limit_cores, status.generation) == (12, None, "generation-1")
+    one.limited = True
+    assert one.status("web", NOW).limit_cores == 0.4
+
+
+def test_a_replica_that_starts_is_not_sick() -> None:
+    def backend(lifecycle: str, healthy: bool) -> BackendLoad:
+        return BackendLoad("web-1", lifecycle, healthy, 0)
+
+    assert is_sick(backend("ready", False))
+    assert is_sick(None), "the pool lost it"
+    assert not is_sick(backend("starting", False))
+    assert not is_sick(backend("ready", True))
+    assert not is_sick(backend("draining", False))
+
+
+def test_every_failure_has_its_words() -> None:
+    assert all(words and not words.endswith(".") for words in FAILURE_WORDS.values())

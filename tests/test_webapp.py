@@ -1,0 +1,395 @@
+"""The guest's application over real sockets, with this machine's Python and aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDictProxy
+from prometheus_client.parser import text_string_to_metric_families
+
+from guest import webapp
+
+SOURCE = Path(webapp.__file__)
+
+
+@asynccontextmanager
+async def serving(replica: str) -> AsyncIterator[tuple[webapp.Webapp, str]]:
+    """A replica on a free loopback port, and its URL."""
+    app = webapp.Webapp(replica)
+    runner = web.AppRunner(app.application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield app, f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait for a state that the application reaches by itself, 30 s at most."""
+    async with asyncio.timeout(30):
+        while not reached():  # noqa: ASYNC110  (a plain counter: it has no event to wait for)
+            await asyncio.sleep(0.005)
+
+
+async def fetch(
+    session: aiohttp.ClientSession, url: str, method: str = "GET"
+) -> tuple[int, CIMultiDictProxy[str], str]:
+    """Status, headers and text of one answer."""
+    async with session.request(method, url) as answer:
+        return answer.status, answer.headers, await answer.text()
+
+
+async def samples(session: aiohttp.ClientSession, url: str) -> dict[tuple[str, str], float]:
+    """(name, its labels' values joined) → value, of one scrape."""
+    status, _, text = await fetch(session, f"{url}/metrics")
+    assert status == 200
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+# --- work and pictures ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("units", "digest"), [(1, "1d9840d3b9786067"), (3, "354799ba9eba626b")])
+def test_the_digest_is_the_same_on_every_replica_and_release(units: int, digest: str) -> None:
+    *_, state = webapp.work_units(units)
+    assert f"{state:016x}" == digest
+
+
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_more_work_goes_on_where_less_work_ended(some: int, more: int) -> None:
+    whole = list(webapp.work_units(some + more))
+    assert whole[:some] == list(webapp.work_units(some))
+    assert len(set(whole)) == some + more
+
+
+@given(st.integers(0, webapp.MAX_SEED), st.integers(1, 12), st.integers(1, 12))
+def test_a_picture_turned_by_half_is_itself(seed: int, width: int, height: int) -> None:
+    rows = list(webapp.draw_rows(seed, width, height, limit=12))
+    assert [len(row) for row in rows] == [width] * height
+    if height % 2 == 0:
+        assert rows == [row[::-1] for row in reversed(rows)]
+
+
+def test_png_is_read_back_pixel_by_pixel() -> None:
+    rows = [bytes((1, 2, 3)), bytes((4, 5, 6))]
+    data = webapp.png(rows, (3, 2), webapp.palette(0))
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    chunks, at = {}, 8
+    while at < len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        assert struct.unpack_from(">I", data, at + 8 + size)[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        at += 12 + size
+    assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (3, 2)
+    assert len(chunks[b"PLTE"]) == 3 * 256
+    assert zlib.decompress(chunks[b"IDAT"]) == b"\0\1\2\3\0\4\5\6"
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+async def test_every_replica_gives_the_same_answer_under_its_own_name() -> None:
+    async with (
+        serving("web-a") as (_, one),
+        serving("web-b") as (_, other),
+        aiohttp.ClientSession() as session,
+    ):
+        answers = []
+        for url in (one, other):
+            async with session.get(f"{url}/render?work=2") as answer:
+                body = await answer.json()
+                assert answer.headers["X-Replica"] == body["replica"]
+                assert body["cpu_s"] > 0
+                answers.append(body)
+    assert [answer["replica"] for answer in answers] == ["web-a", "web-b"]
+    assert answers[0]["digest"] == answers[1]["digest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/render?work=1", 200),
+        ("/nowhere", 404),
+        ("/render?work=0", 400),
+        ("/render?work=10001", 400),
+        ("/render?work=-1", 400),
+        ("/render?work=1e3", 400),
+        ("/render?work=%D9%A1", 400),
+        ("/render?work=1_0", 400),
+        ("/render?work=", 400),
+        ("/render?work=99999999999999999999", 400),
+        ("/?seed=1000000", 400),
+    ],
+)
+async def test_status_and_replica_on_every_answer(path: str, status: int) -> None:
+    async with serving("web-a") as (_, url), aiohttp.ClientSession() as session:
+        answered, headers, text = await fetch(session, url + path)
+    assert answered == status
+    assert headers["X-Replica"] == "web-a"
+    if status == 400:
+        assert re.match(r"(work|seed): a whole number from \d+ to \d+, not '", text)
+
+
+async def test_a_wrong_method_is_answered_with_the_name_too() -> None:
+    async with serving("web-a") as (_, url), aiohttp.ClientSession() as session:
+        status, headers, _ = await fetch(session, f"{url}/render?work=1", "POST")
+    assert status == 405
+    assert headers["X-Replica"] == "web-a"
+
+
+async def test_page_names_the_replica_and_shows_its_picture() -> None:
+    async with serving("<web&a>") as (_, url), aiohttp.ClientSession() as session:
+        _, headers, text = await fetch(session, f"{url}/?seed=3")
+    assert headers["Content-Type"].startswith("text/html")
+    assert "<b>&lt;web&amp;a&gt;</b>" in text
+    assert "<web&a>" not in text
+    picture = re.search(r'src="data:image/png;base64,([^"]+)"', text)
+    assert picture is not None
+    rows = webapp.draw_rows(3, *webapp.PICTURE_SIZE)
+    expected = webapp.png(rows, webapp.PICTURE_SIZE, webapp.palette(3))
+    assert base64.b64decode(picture[1]) == expected
+
+
+# --- under load ----------------------------------------------------------------------------------
+
+
+async def test_readyz_answers_while_renders_wait() -> None:
+    async with serving("web-a") as (app, url):
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+
+            async def render() -> int:
+                async with session.get(f"{url}/render?work=20") as answer:
+                    return answer.status
+
+            async with asyncio.TaskGroup() as group:
+                renders = [group.create_task(render()) for _ in range(100)]
+                await until(lambda: app.worker.waiting == 100)
+                assert (await fetch(session, f"{url}/readyz"))[0] == 200
+                # most renders are still to come: readiness did not queue behind them
+                assert app.worker.waiting > 10
+            assert [task.result() for task in renders] == [200] * 100
+            assert app.worker.waiting == 0
+
+
+async def test_renders_are_answered_first_come_first_served() -> None:
+    worker = webapp.Worker()
+    order: list[int] = []
+
+    async def ask(number: int) -> None:
+        await worker.run(webapp.work_units(1), lambda: True)
+        order.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(ask(number))
+    worker.close()
+    assert order == list(range(20))
+
+
+async def test_a_client_that_hung_up_costs_no_work() -> None:
+    async with serving("web-a") as (app, url), aiohttp.ClientSession() as session:
+        async with asyncio.TaskGroup() as group:
+
+            async def long_render() -> None:
+                async with session.get(f"{url}/render?work=400") as answer:
+                    assert answer.status == 200
+
+            group.create_task(long_render())
+            await until(lambda: app.worker.waiting == 1)
+            host, port = url.removeprefix("http://").split(":")
+            for gone in range(5):
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.write(b"GET /render?work=10000 HTTP/1.1\r\nHost: x\r\n\r\n")
+                await writer.drain()
+                await until(lambda: app.worker.waiting == 2 + gone)  # noqa: B023
+                writer.close()
+                await writer.wait_closed()
+        # 50 000 units would take a minute; they were never begun
+        await until(lambda: app.worker.waiting == 0)
+        assert app.figures.work_units == 400
+        figures = await samples(session, url)
+        assert figures["webapp_requests_total", "499,/render"] == 5
+
+
+async def test_beyond_its_queue_it_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webapp, "MAX_WAITING", 0)
+    async with serving("web-a") as (_, url), aiohttp.ClientSession() as session:
+        status, headers, _ = await fetch(session, f"{url}/render?work=1")
+    assert status == 503
+    assert headers["Retry-After"] == "1"
+
+
+async def test_work_that_fails_is_that_request_s_failure() -> None:
+    worker = webapp.Worker()
+
+    def broken() -> AsyncIterator[object]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await worker.run((broken() for _ in range(1)), lambda: True)
+    states, seconds = await worker.run(webapp.work_units(1), lambda: True)
+    assert len(states) == 1
+    assert seconds > 0
+    worker.close()
+
+
+async def test_work_ends_between_two_steps_when_nobody_wants_it() -> None:
+    worker, steps = webapp.Worker(), itertools.count()
+    with pytest.raises(webapp.ClientGoneError):
+        await worker.run(steps, lambda: worker.waiting < 0)
+    assert next(steps) == 0
+    worker.close()
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+async def test_metrics_count_what_was_answered() -> None:
+    async with serving("web-a") as (_, url), aiohttp.ClientSession() as session:
+        for path in ("/render?work=2", "/render?work=3", "/render?work=x", "/nowhere"):
+            async with session.get(url + path):
+                pass
+        figures = await samples(session, url)
+    assert figures["webapp_requests_total", "200,/render"] == 2
+    assert figures["webapp_requests_total", "400,/render"] == 1
+    assert figures["webapp_requests_total", "404,other"] == 1
+    assert figures["webapp_work_units_total", ""] == 5
+    assert figures["webapp_inflight_requests", ""] == 1  # the scrape itself
+    assert figures["webapp_request_duration_seconds_count", "/render"] == 3
+    assert figures["webapp_request_duration_seconds_bucket", "+Inf,/render"] == 3
+    bounds = [key[1].split(",")[0] for key in figures if key[0].endswith("_bucket")]
+    assert [float(bound) for bound in bounds[: len(webapp.BUCKETS)]] == list(webapp.BUCKETS)
+    assert figures["guest_cpu_seconds_total", "user"] > 0
+    assert figures["process_resident_memory_bytes", ""] > 0
+
+
+async def test_metrics_have_help_and_names_in_base_units() -> None:
+    async with serving("web-a") as (_, url), aiohttp.ClientSession() as session:
+        await fetch(session, f"{url}/render?work=1")
+        _, headers, text = await fetch(session, f"{url}/metrics")
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = list(text_string_to_metric_families(text))
+    assert len(families) > 8
+    for family in families:
+        assert family.documentation, family.name
+        assert not re.search(r"(milliseconds|_ms|kilobytes|percent)(_|$)", family.name)
+        # promtool: only counters end in _total (the parser strips it), and never a gauge
+        assert family.type == "counter" or not family.name.endswith("_total")
+
+
+@given(st.lists(st.floats(0, 20), max_size=40))
+def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
+    figures = webapp.Figures.__new__(webapp.Figures)
+    figures.requests, figures.durations, figures.duration_sum = {}, {}, {}
+    for seconds in durations:
+        figures.observe("/", 200, seconds)
+    counts = figures.durations.get("/", [0])
+    assert sum(counts) == len(durations)
+    at_most_1s = sum(counts[: webapp.BUCKETS.index(1) + 1])
+    assert at_most_1s == sum(seconds <= 1 for seconds in durations)
+
+
+def test_cpu_seconds_come_from_the_first_line() -> None:
+    stat = "cpu  100 20 300 4000 50 6 7 80 9 1\ncpu0 1 1 1 1 1 1 1 1 1 1\nbtime 5\n"
+    assert webapp.cpu_seconds(stat, 100) == {
+        "user": 1.0,
+        "nice": 0.2,
+        "system": 3.0,
+        "idle": 40.0,
+        "iowait": 0.5,
+        "irq": 0.06,
+        "softirq": 0.07,
+        "steal": 0.8,
+    }
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+async def start(port: int, **environment: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(SOURCE),
+        "--listen=127.0.0.1",
+        f"--port={port}",
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+async def test_sigterm_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.setblocking(False)
+    loop, port = asyncio.get_running_loop(), free_port()
+    process = await start(port, REPLICA_NAME="web-z", NOTIFY_SOCKET=str(tmp_path / "notify"))
+    try:
+        async with asyncio.timeout(30):
+            assert await loop.sock_recv(notify, 100) == b"READY=1"
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /render?work=300 HTTP/1.1\r\nHost: x\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.1)  # it takes 0.3 s: the signal comes in between
+            process.send_signal(signal.SIGTERM)
+            assert await loop.sock_recv(notify, 100) == b"STOPPING=1"
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"X-Replica: web-z\r\n" in answer
+            out, err = await process.communicate()
+            writer.close()
+        assert process.returncode == 0
+        assert re.search(
+            r"webapp ready \d+\.\d s after kernel start, \d+\.\d+ s after its own, web-z",
+            out.decode(),
+        )
+        assert err == b""
+    finally:
+        notify.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_a_taken_port_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await start(port)
+        async with asyncio.timeout(30):
+            _, err = await process.communicate()
+    assert process.returncode == 1
+    assert err.decode().startswith(f"webapp: cannot listen on 127.0.0.1:{port}: ")
+    assert err.count(b"\n") == 1

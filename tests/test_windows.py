@@ -1,0 +1,90 @@
+"""Windows against brute force, and what they forget when."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscale.windows import BUCKETS, Window
+
+values = st.lists(
+    st.tuples(
+        st.floats(0, 20, allow_nan=False).map(lambda s: round(s, 3)),
+        st.floats(-100, 100, allow_nan=False),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def test_an_empty_window_has_no_figures_rather_than_zeros() -> None:
+    window = Window(60)
+    now = 100.0
+    assert (window.mean(now), window.low(now), window.high(now)) == (None, None, None)
+    assert not window.covers(now)
+
+
+def test_a_minute_of_values() -> None:
+    """1 at now, 3 at now + 30: mean 2. At now + 66 the first is forgotten, at now + 96 both."""
+    now = 100.0
+    window = Window(60).add(now, 1).add(now + 30, 3)
+    assert (window.low(now + 30), window.mean(now + 30), window.high(now + 30)) == (1, 2, 3)
+    assert window.mean(now + 66) == 3
+    assert window.mean(now + 96) is None
+
+
+def test_it_covers_its_span_only_after_its_span() -> None:
+    now = 100.0
+    window = Window(60)
+    for second in range(60):
+        window = window.add(now + second, 1)
+        assert not window.covers(now + second)
+    assert window.add(now + 60, 1).covers(now + 60)
+
+
+def test_a_gap_longer_than_the_span_breaks_the_history() -> None:
+    """One value after an hour of silence is not an hour's history."""
+    now = 100.0
+    window = Window(60).add(now, 1).add(now + 3600, 1)
+    assert window.since == now + 3600
+    assert not window.covers(now + 3600)
+
+
+def test_a_clock_that_steps_back_starts_the_history_anew() -> None:
+    now = 100.0
+    window = Window(60).add(now, 9).add(now - 50, 1)
+    assert window == Window(60).add(now - 50, 1)
+
+
+@given(values, st.floats(0.5, 120))
+def test_against_brute_force(steps: list[tuple[float, float]], span: float) -> None:
+    """Every value of the last `span` counts; none older than one bucket more than that does."""
+    window, at, seen = Window(span), 1000.0, []
+    for pause, value in steps:
+        at += pause
+        window = window.add(at, value)
+        seen.append((at, value))
+        assert len(window._buckets) <= BUCKETS + 1
+    must = [v for t, v in seen if t >= at - span]
+    may = [v for t, v in seen if t > at - span - span / BUCKETS]
+    # what counts is a suffix of what was seen, between those two
+    suffixes = [may[len(may) - n :] for n in range(len(must), len(may) + 1)]
+    assert any(
+        (window.low(at), window.high(at)) == (min(s), max(s))
+        and window.mean(at) == pytest.approx(sum(s) / len(s), abs=1e-6)
+        for s in suffixes
+    )
+
+
+@given(values)
+def test_figures_stay_in_order(steps: list[tuple[float, float]]) -> None:
+    window, at = Window(10), 0.0
+    for pause, value in steps:
+        at += pause
+        window = window.add(at, value)
+        low, mean, high = window.low(at), window.mean(at), window.high(at)
+        assert low is not None
+        assert mean is not None
+        assert high is not None
+        assert low - 1e-9 <= mean <= high + 1e-9

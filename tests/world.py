@@ -1,0 +1,188 @@
+"""A small world for the scaler: fake hosts, the real pool, a fleet and its controller on one clock.
+
+`run` lets seconds pass: machines boot, are probed, are loaded, and the controller ticks. Everything
+it did stands in `events` (to the pool) and `notes` (to the journal).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from uuid import UUID
+
+from autoscale.controller import Controller
+from autoscale.fleet import VmFleet
+from autoscale.model import Decision, EventKind, Happening, PoolLoad, Reason, ScaleEvent
+from autoscale.policy import Rules
+from autoscale.vm import BootFiles, VmShape
+from lb.balance import policy_named
+from lb.config import HealthConfig
+from lb.pool import Pool, Report
+from tests.fakes import OURS, FakeClock, FakeDomain, FakeHypervisor, Tasks
+
+FILES = BootFiles("generation-1", "/images/kernel", "/images/initrd", "/images/root.img", "quiet")
+
+
+def rules(low: int = 1, high: int = 4, **changes: float) -> Rules:
+    """target 0.6, grow after 5 s, shrink after 60 s, samples every second."""
+    values: dict[str, float] = {
+        "target_cpu": 0.6,
+        "grow_window_s": 5.0,
+        "shrink_window_s": 60.0,
+        "shrink_margin": 0.8,
+        "fresh_s": 2.5,
+    }
+    return Rules(min=low, max=high, **{**values, **changes})
+
+
+def shape(cpu_limit: float = 1.0, **changes: float) -> VmShape:
+    values: dict[str, float] = {
+        "boot_timeout_s": 30.0,
+        "drain_timeout_s": 20.0,
+        "shutdown_timeout_s": 8.0,
+    }
+    return VmShape(1, 384, 8080, cpu_limit, **{**values, **changes})
+
+
+class World:
+    """One process's scaler, and what lies outside it. `restart` is a `kill -9` and a new start."""
+
+    def __init__(
+        self,
+        wanted: Rules | None = None,
+        *,
+        hosts: tuple[str, ...] = ("local",),
+        vm: VmShape | None = None,
+        boot_files: Callable[[], BootFiles] = lambda: FILES,
+    ) -> None:
+        self.clock = FakeClock()
+        self.hosts = {name: FakeHypervisor(self.clock, name) for name in hosts}
+        self.rules = wanted or rules()
+        self.shape = vm or shape()
+        self.boot_files = boot_files
+        self.demand = 0.0
+        """Cores that all requests together need; shared evenly by who serves."""
+        self.unprobed: set[str] = set()
+        """Replicas whose probes fail although they run."""
+        self.events: list[ScaleEvent] = []
+        self.notes: list[Happening] = []
+        self.decisions: list[Decision] = []
+        self.boots: list[float] = []
+        self._rng = random.Random(7)
+        self.tasks = Tasks()
+        self.pool: Pool
+        self.fleet: VmFleet
+        self.controller: Controller
+        self._start()
+
+    @property
+    def host(self) -> FakeHypervisor:
+        return next(iter(self.hosts.values()))
+
+    def _start(self) -> None:
+        self.tasks = Tasks()
+        self.pool = Pool(
+            "web", policy_named("round_robin"), HealthConfig(fall=1), self.clock, random.Random(1)
+        )
+        self.fleet = VmFleet(
+            "web",
+            self.hosts,
+            self.shape,
+            lambda: self.boot_files(),
+            instance=OURS,
+            max_existing=self.rules.max,
+            clock=self.clock,
+            wall_clock=lambda: 1.7e9 + self.clock.now(),
+            new_id=lambda: UUID(int=self._rng.getrandbits(128), version=4),
+            spawn=self.tasks,
+            emit=self._emit,
+            load=self._load,
+            note=self.notes.append,
+            activated=self.boots.append,
+        )
+        self.controller = Controller(
+            self.fleet,
+            self.hosts,
+            self.rules,
+            interval_s=1.0,
+            clock=self.clock,
+            note=self.notes.append,
+            decided=self.decisions.append,
+        )
+
+    def _emit(self, event: ScaleEvent) -> None:
+        self.events.append(event)
+        self.pool.apply(event)
+
+    def _load(self) -> PoolLoad:
+        return self.pool.load()
+
+    async def restart(self) -> None:
+        """The process is killed, requests and calls under way with it; a new one starts."""
+        await self.tasks.cancel()
+        self._start()
+
+    # --- time
+
+    async def run(self, seconds: float, step_s: float = 1.0) -> None:
+        """Let time pass, one tick a step."""
+        for _ in range(round(seconds / step_s)):
+            self.clock.advance(step_s)
+            await self.tick()
+
+    async def tick(self) -> None:
+        """Whatever happens at this instant: counters, probes, one pass of the controller."""
+        self._spread_load()
+        self.probe()
+        await self.controller.tick()
+        await self.tasks.settle()
+        self._spread_load()
+        if self.tasks.errors:
+            raise self.tasks.errors[0]
+
+    async def until(self, condition: Callable[[], object], at_most_s: float = 600.0) -> float:
+        """Tick until it holds; returns the seconds that took. Fails after `at_most_s`."""
+        began = self.clock.now()
+        while not condition():
+            assert self.clock.now() - began < at_most_s, (repr(self.fleet), self.said()[-8:])
+            await self.run(1.0)
+        return self.clock.now() - began
+
+    def probe(self) -> None:
+        """What the prober would report of every backend now."""
+        for backend in self.pool:
+            domain = self.domain(backend.name)
+            ok = domain is not None and domain.serving() and backend.name not in self.unprobed
+            self.pool.observe(Report(backend.name, backend.address, ok=ok))
+
+    def _spread_load(self) -> None:
+        serving = [d for b in self.pool.available if (d := self.domain(b.name)) is not None]
+        for domain in self.domains():
+            domain.use(0.0)
+        for domain in serving:
+            allowed = min(domain.vcpus, domain.limit_cores or domain.vcpus)
+            domain.use(min(allowed, self.demand / len(serving)))
+
+    # --- looking
+
+    def domain(self, name: str) -> FakeDomain | None:
+        return next((d for d in self.domains() if d.name == name), None)
+
+    def domains(self) -> list[FakeDomain]:
+        return [d for host in self.hosts.values() for d in host.ours()]
+
+    @property
+    def decision(self) -> Decision:
+        assert self.controller.decision is not None
+        return self.controller.decision
+
+    def said(self) -> list[tuple[str, Reason]]:
+        """The journal so far: what happened, why."""
+        return [(note.kind, note.reason) for note in self.notes]
+
+    def reasons(self, kind: str) -> list[Reason]:
+        return [note.reason for note in self.notes if note.kind == kind]
+
+    def told(self, kind: EventKind) -> list[str]:
+        """Backends the pool was told this of, in order."""
+        return [event.backend for event in self.events if event.kind is kind]
