@@ -41,7 +41,9 @@ def prepare_root(home: Path) -> None:
         # QEMU runs as whoever runs us, so that the home folder need not be open to anybody else.
         (root / "etc" / "qemu.conf").write_text(
             f'user = "+{os.getuid()}"\ngroup = "+{os.getgid()}"\n'
-            'security_driver = "none"\nstdio_handler = "file"\n',
+            'security_driver = "none"\nstdio_handler = "file"\n'
+            # It can read its files already: nothing is to be chowned, or remembered about owners.
+            "dynamic_ownership = 0\nremember_owner = 0\n",
             encoding="utf-8",
         )
     except OSError as error:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,8 @@ from autoscale.host import (
     NoSuchDomain,
     PowerState,
 )
-from autoscale.model import Sample
+from autoscale.signals import sample_from_stats
+from autoscale.threads import DaemonThreads
 
 T = TypeVar("T")
 
@@ -145,12 +146,14 @@ class LibvirtHypervisor:
             self._network = "user" if self._local_files else "network:default"
         self._timeout = call_timeout
         self._clock = clock
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"libvirt-{name}")
-        self._hanging = 0
+        self._threads = DaemonThreads(THREADS, f"libvirt-{name}")
+        self._hanging: list[Future[Any]] = []
+        self._closed = False
         self._conn: Any = None
         self._info: HostInfo | None = None
         self._tried_at = -RECONNECT_S
         self._known: dict[str, _Known] = {}
+        self._known_lock = threading.Lock()
         self._callbacks: list[Callable[[str], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -170,7 +173,8 @@ class LibvirtHypervisor:
         if conn is not None:
             with contextlib.suppress(HypervisorError):
                 await self._call(lambda: conn.close())
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._threads.close()
 
     def _connect(self) -> HostInfo:
         log = self._home / "libvirt.log" if self._embedded else None
@@ -237,21 +241,20 @@ class LibvirtHypervisor:
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Run a blocking call on our threads, within the time limit, errors translated."""
-        if self._hanging >= THREADS:
-            raise HostUnreachable(f"{self._name}: {self._hanging} libvirt calls hang")
-        future = self._threads.submit(self._translated, work)
+        if self._closed:
+            raise HostUnreachable(f"{self._name}: the connection is closed")
+        self._hanging = [future for future in self._hanging if not future.done()]
+        if len(self._hanging) >= THREADS:
+            raise HostUnreachable(f"{self._name}: {len(self._hanging)} libvirt calls hang")
+        future = self._threads.submit(lambda: self._translated(work))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
         except TimeoutError as error:
-            if not future.cancel() and not future.done():
-                self._hanging += 1
-                future.add_done_callback(lambda _f: self._unhang())
+            if not future.done():
+                self._hanging.append(future)
             raise HostUnreachable(
                 f"{self._name}: no answer from libvirt in {self._timeout:g} s"
             ) from error
-
-    def _unhang(self) -> None:
-        self._hanging -= 1
 
     def _translated(self, work: Callable[[], T]) -> T:
         try:
@@ -304,10 +307,12 @@ class LibvirtHypervisor:
                         uuid,
                         _POWER.get(stats.get("state.state", -1), PowerState.RUNNING),
                         known.identity,
-                        _sample(known, stats, at),
+                        sample_from_stats(known.name, known.limit_cores, stats, at),
                     )
                 )
-        self._known = seen
+        with self._known_lock:
+            # another thread may have set a limit since we looked: what it wrote stands
+            self._known = {uuid: self._known.get(uuid, known) for uuid, known in seen.items()}
         return tuple(found)
 
     def _meet(self, dom: Any) -> _Known | None:
@@ -322,6 +327,12 @@ class LibvirtHypervisor:
             return _Known(dom.name(), None)
         return _Known(dom.name(), identity, _limit_in_force(dom))
 
+    def _remember(self, uuid: str, **changes: Any) -> None:
+        with self._known_lock:
+            known = self._known.get(uuid)
+            if known is not None:  # else the next listing reads it from the domain itself
+                self._known[uuid] = replace(known, **changes)
+
     # --- one domain
 
     def _ours(self, name: str) -> Any:
@@ -331,13 +342,18 @@ class LibvirtHypervisor:
         known = self._known.get(uuid) or self._meet(dom)
         if known is None or known.identity is None:
             raise NoSuchDomain(f"{name} is not a domain of ours: left alone")
-        self._known[uuid] = known
+        self._known.setdefault(uuid, known)
         return dom
 
     async def create(self, spec: VmSpec) -> Identity:
-        return await self._call(lambda: self._create(spec))
+        given_up = threading.Event()
+        try:
+            return await self._call(lambda: self._create(spec, given_up))
+        except HostUnreachable:
+            given_up.set()
+            raise
 
-    def _create(self, spec: VmSpec) -> Identity:
+    def _create(self, spec: VmSpec, given_up: threading.Event) -> Identity:
         conn = self._live()
         if self._info is None:
             raise HostUnreachable(f"{self._name}: not connected")
@@ -361,6 +377,11 @@ class LibvirtHypervisor:
                 if error.get_error_code() in _LOST and not self._embedded:
                     raise
                 raise DomainRefused(f"{self._name} refuses {spec.name}: {_line(error)}") from error
+            if given_up.is_set():
+                # nobody counts it any more: left alone, it would be one more than max allows
+                dom.destroyFlags(0)
+                self._consoles.remove(spec.name)
+                raise DomainRefused(f"{self._name}: {spec.name} came too late")
             self._known[dom.UUIDString()] = _Known(spec.name, identity)
             return identity
         raise AssertionError("unreachable")
@@ -403,8 +424,7 @@ class LibvirtHypervisor:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 raise
             raise LimitUnsupported(f"{self._name} cannot limit CPU: {_line(error)}") from error
-        uuid = dom.UUIDString()
-        self._known[uuid] = replace(self._known[uuid], limit_cores=cores)
+        self._remember(dom.UUIDString(), limit_cores=cores)
 
     async def set_identity(self, domain: str, identity: Identity) -> None:
         await self._call(lambda: self._set_identity(domain, identity))
@@ -418,8 +438,7 @@ class LibvirtHypervisor:
             domain_xml.METADATA_URI,
             libvirt.VIR_DOMAIN_AFFECT_LIVE,
         )
-        uuid = dom.UUIDString()
-        self._known[uuid] = replace(self._known[uuid], identity=identity)
+        self._remember(dom.UUIDString(), identity=identity)
 
     async def shutdown(self, domain: str) -> None:
         await self._call(
@@ -444,26 +463,6 @@ class LibvirtHypervisor:
         if not self._local_files:
             return ""
         return await self._call(lambda: self._consoles.tail(domain, lines))
-
-
-def _sample(known: _Known, stats: dict[str, Any], at: float) -> Sample | None:
-    """The counters of one row of `getAllDomainStats`, in seconds and bytes."""
-    cpu_ns = stats.get("cpu.time")
-    current = int(stats.get("vcpu.current", 0))
-    times = [stats.get(f"vcpu.{i}.time") for i in range(current)]
-    if cpu_ns is None or not times or None in times:
-        return None
-    delays = [stats.get(f"vcpu.{i}.delay") for i in range(current)]
-    return Sample(
-        vm=known.name,
-        at=at,
-        cpu_s=cpu_ns / 1e9,
-        vcpu_s=sum(t for t in times if t is not None) / 1e9,
-        vcpus=current,
-        limit_cores=min(current, known.limit_cores or current),
-        vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
-        memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
-    )
 
 
 def _limit_in_force(dom: Any) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autoscale.model import Decision, Fleet, Reason, Signal
 from autoscale.windows import Window
@@ -28,6 +28,10 @@ class Rules:
     """A signal older than this is missing. 2.5 sampling intervals: one lost sample is forgiven."""
 
 
+SMOOTH_S = 5.0
+"""Over how long the load is averaged before it is asked how few replicas would do."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What one decision leaves for the next."""
@@ -38,6 +42,9 @@ class State:
     reading that said so."""
     needed: Window | None = None
     """How many replicas were needed, tick by tick, over the shrink window."""
+    load: Window = field(default_factory=lambda: Window(SMOOTH_S))
+    """Σ utilisation of all replicas: one second's figure is noise where requests are few and
+    costly (at 10 requests/s its spread is a third), and the peak of noise never lets shrink."""
 
     @staticmethod
     def start(active: int, rules: Rules) -> State:
@@ -49,13 +56,13 @@ def _clamp(count: int, rules: Rules) -> int:
     return max(rules.min, min(rules.max, count))
 
 
-def replicas_needed(utilisations: list[float], ceiling: float) -> int:
-    """The fewest replicas that would carry this load below `ceiling` each.
+def replicas_needed(load: float, ceiling: float) -> int:
+    """The fewest replicas that would carry this load (Σ utilisation) below `ceiling` each.
 
     Source: target tracking, n' = ceil(Σu / ceiling); with 2 replicas at 0.25 each and a ceiling
     of 0.48 (0.8 × 0.6) that is ceil(0.5 / 0.48) = 2: one would run at 0.50, too close to 0.60.
     """
-    return max(1, math.ceil(sum(utilisations) / ceiling - 1e-9))
+    return max(1, math.ceil(load / ceiling - 1e-9))
 
 
 def decide(
@@ -75,13 +82,14 @@ def decide(
     if window is None or window.span_s != rules.shrink_window_s:
         window = Window(rules.shrink_window_s)  # a reload changed it: it counts from now
     base = _clamp(state.desired, rules)
+    load = Window(SMOOTH_S)  # forgotten whenever the fleet moves or a sample is missing
 
     def answer(
         desired: int, reason: Reason, why: str, *, over_since: float | None, needed: Window
     ) -> tuple[Decision, State]:
         sentence = f"{base} → {desired}: {why}" if desired != base else f"stay at {base}: {why}"
         decision = Decision(fleet.service, now, base, desired, reason, sentence)
-        return decision, State(desired, over_since, needed)
+        return decision, State(desired, over_since, needed, load)
 
     if state.desired != base:
         # the bounds moved (a reload): follow them at once, whatever the load
@@ -107,7 +115,9 @@ def decide(
         return answer(base, Reason.NO_DATA, why, over_since=None, needed=window.add(now, base))
 
     count, low, total = len(fresh), min(fresh), sum(fresh)
-    needed = window.add(now, replicas_needed(fresh, rules.shrink_margin * rules.target_cpu))
+    load = state.load.add(now, total)
+    smooth = load.mean(now) or total
+    needed = window.add(now, replicas_needed(smooth, rules.shrink_margin * rules.target_cpu))
     numbers = f"CPU {total / count:.2f} of target {rules.target_cpu:.2f} on {count}"
 
     if low > rules.target_cpu:
@@ -144,7 +154,7 @@ def decide(
                 over_since=None,
                 needed=needed,
             )
-        rest = total / (count - 1)
+        rest = smooth / (count - 1)
         why = (
             f"{numbers}; {base - 1} would run at {rest:.2f}, and no more than {peak:.0f} was"
             f" needed for {rules.shrink_window_s:g} s"

@@ -7,6 +7,7 @@ went back, a clock that jumped, a limit that changed in between) gives no signal
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from autoscale.model import Sample, Signal
 
@@ -41,6 +42,28 @@ def signal_between(before: Sample, after: Sample) -> Signal | None:
         vcpu_cores=vcpu / elapsed,
         delay_ratio=delay,
         interval_s=elapsed,
+    )
+
+
+def sample_from_stats(
+    vm: str, limit_cores: float | None, stats: Mapping[str, Any], at: float
+) -> Sample | None:
+    """One row of libvirt's `getAllDomainStats` in seconds and bytes; None without CPU counters."""
+    cpu_ns = stats.get("cpu.time")
+    current = int(stats.get("vcpu.current", 0))
+    times = [stats.get(f"vcpu.{i}.time") for i in range(current)]
+    if cpu_ns is None or not times or None in times:
+        return None
+    delays = [stats.get(f"vcpu.{i}.delay") for i in range(current)]
+    return Sample(
+        vm=vm,
+        at=at,
+        cpu_s=cpu_ns / 1e9,
+        vcpu_s=sum(t for t in times if t is not None) / 1e9,
+        vcpus=current,
+        limit_cores=min(current, limit_cores or current),
+        vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
+        memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
     )
 
 

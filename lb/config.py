@@ -5,7 +5,6 @@ Reads TOML into frozen pydantic models. Knows nothing of how the values are used
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -61,7 +60,16 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # strict: `min = "2"` and `min = true` are mistakes, not numbers
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays(cls, value: Any) -> Any:
+        """TOML's arrays, which strict checking would not take for tuples."""
+        if not isinstance(value, dict):
+            return value
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 
 class TimeoutsConfig(_Table):
@@ -167,6 +175,11 @@ class ScaleConfig(_Table):
                 f"grow_window = {self.grow_window:g} s holds fewer than two samples"
                 f" (sample_interval = {self.sample_interval:g} s)"
             )
+        if self.shrink_window < 2 * self.sample_interval:
+            raise ValueError(
+                f"shrink_window = {self.shrink_window:g} s holds fewer than two samples"
+                f" (sample_interval = {self.sample_interval:g} s)"
+            )
         return self
 
 
@@ -219,11 +232,6 @@ class Config(_Table):
         if len(self.service) != 1:
             raise ValueError("exactly one [service.NAME] is served for now")
         return self
-
-
-def home_folder() -> Path:
-    """`LBCTL_HOME`, else ~/.local/share/lbctl."""
-    return Path(os.environ.get("LBCTL_HOME") or "~/.local/share/lbctl").expanduser().absolute()
 
 
 def load_config(path: Path | None) -> Config:

@@ -55,6 +55,8 @@ CALIBRATION_CONNECTIONS = 4
 COSTLY_RPS = 60.0
 """Above this rate a request is made dearer, so that the load stays small beside the VMs."""
 RECORD_S = 0.5
+LAST_ANSWERS_S = 90.0
+"""How long the load tester may wait for what is still in flight when it is told to finish."""
 
 
 class StoryBroken(LbError):
@@ -121,7 +123,6 @@ class Teller:
         self._admin = _free_or_any("127.0.0.1:9900")
         self._control = Path(tempfile.mkdtemp(prefix="lbctl-demo-")) / "load.sock"
         self._load: dict[str, Any] = {}
-        self._balancer: Balancer | None = None
 
     async def tell(self) -> Story:
         """All acts; the story so far where one broke or Ctrl-C came. Leaves nothing running."""
@@ -131,8 +132,6 @@ class Teller:
             loop.add_signal_handler(number, acts.cancel)
         try:
             await acts
-        except StoryBroken as error:
-            self._story.failure = str(error)
         except asyncio.CancelledError:
             self._story.failure = "interrupted"
         finally:
@@ -144,12 +143,13 @@ class Teller:
 
     async def _acts(self) -> None:
         async with self._serving() as balancer:
-            self._balancer = balancer
             recorder = spawn(self._record(balancer), name="demo recorder")
             try:
                 await self._boot(balancer)
                 await self._calibrate(balancer)
                 await self._load_acts(balancer)
+            except StoryBroken as error:
+                self._story.failure = str(error)
             finally:
                 await cancel(recorder)
                 await self._collect_moments(balancer)
@@ -212,31 +212,40 @@ class Teller:
             max_seconds=900.0,
         )
         async with self._load_process(settings) as result_of:
-            await self._until(lambda: bool(self._load), 20.0, "the load tester never started")
-            self._starts("low")
-            self._view.act(f"low load: {low:g} requests/s on one replica", self._pace.low)
-            await asyncio.sleep(self._pace.low)
+            try:
+                await self._play(balancer, low, high)
+            finally:
+                # also where an act broke: the report shows how far the story came
+                with contextlib.suppress(OSError, LoadtestError):
+                    self._story.result = await result_of()
+                    self._align(self._story.result)
 
-            await self._shift("high")
-            self._view.act(f"high load: {high:g} requests/s, more than one can serve", 25)
-            await self._until(
-                lambda: self._ready(balancer) == 2, self._pace.grow_limit, "no second replica came"
-            )
-            await self._shift("relief")
-            self._view.act("two replicas: working off what has queued up", 30)
-            await self._until(self._relieved, self._pace.relief_limit, "the queue never went away")
-            await self._shift("after")
-            self._view.act(f"high load: {high:g} requests/s on two replicas", self._pace.after)
-            await asyncio.sleep(self._pace.after)
+    async def _play(self, balancer: Balancer, low: float, high: float) -> None:
+        pace, view = self._pace, self._view
+        await self._until(lambda: bool(self._load), 20.0, "the load tester never started")
+        self._starts("low")
+        view.act(f"low load: {low:g} requests/s on one replica", pace.low)
+        await asyncio.sleep(pace.low)
 
-            await self._shift("calm")
-            self._view.act(f"low load again: {low:g} requests/s", self._pace.shrink_window + 10)
-            await self._until(
-                lambda: self._alone(balancer), self._pace.shrink_limit, "the fleet never shrank"
-            )
-            await asyncio.sleep(3.0)
-            self._story.result = await result_of()
-        self._align(self._story.result)
+        await self._shift("high")
+        view.act(f"high load: {high:g} requests/s, more than one can serve", 25)
+        await self._until(
+            lambda: self._ready(balancer) == 2, pace.grow_limit, "no second replica came"
+        )
+        await self._shift("relief")
+        view.act("two replicas: working off what has queued up", 40)
+        await self._until(self._relieved, pace.relief_limit, "the queue never went away")
+
+        await self._shift("after")
+        view.act(f"high load: {high:g} requests/s on two replicas", pace.after)
+        await asyncio.sleep(pace.after)
+
+        await self._shift("calm")
+        view.act(f"low load again: {low:g} requests/s", pace.shrink_window + 10)
+        await self._until(
+            lambda: self._alone(balancer), pace.shrink_limit, "the fleet never shrank"
+        )
+        await asyncio.sleep(3.0)
 
     # --- the load
 
@@ -251,7 +260,7 @@ class Teller:
 
         async def finish() -> Result:
             await asyncio.to_thread(self._ask, "PATCH", {"finish": True})
-            await asyncio.to_thread(process.join, 60.0)
+            await asyncio.to_thread(process.join, LAST_ANSWERS_S)
             return Result.read(result_file)
 
         try:

@@ -74,13 +74,17 @@ async def checks(
 ) -> list[Check]:
     """Look at everything; tests put their own hypervisors in place of libvirt's."""
     serving = await asyncio.to_thread(is_serving or (lambda: _answers(home)))
-    found = [check_python(sys.version_info[:3]), check_libvirt_python(), check_qemu(config)]
-    for hypervisor in config.hypervisor:
+    found = [check_python(sys.version_info[:3]), check_libvirt_python()]
+    # without VMs no hypervisor is ever opened
+    hypervisors = config.hypervisor if _has_vms(config) else ()
+    if hypervisors:
+        found.append(check_qemu(config))
+    for hypervisor in hypervisors:
         found += await check_host(hypervisor, config, open_host or open_with_libvirt)
     found += check_images(config, home)
     found += [check_port(what, address, serving) for what, address in _addresses(config)]
     found += [check_home(home), check_disk(home)]
-    if any(_is_embedded(hypervisor) for hypervisor in config.hypervisor):
+    if any(_is_embedded(hypervisor) for hypervisor in hypervisors):
         found.append(check_path_length(home))
     return found
 
@@ -174,6 +178,10 @@ async def open_with_libvirt(hypervisor: HypervisorConfig) -> HostFacts:
             return await host.open()
         finally:
             await host.close()
+
+
+def _has_vms(config: Config) -> bool:
+    return any(service.vm is not None for service in config.service.values())
 
 
 def _is_embedded(hypervisor: HypervisorConfig) -> bool:

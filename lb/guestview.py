@@ -103,8 +103,12 @@ class GuestView:
     async def _read(self, session: aiohttp.ClientSession, vm: str, address: str) -> None:
         try:
             async with session.get(f"http://{address}/metrics") as response:
-                text = (await response.content.read(LARGEST_ANSWER)).decode("utf-8", "replace")
-            busy_s = busy_seconds(text)
+                body = bytearray()
+                async for piece in response.content.iter_any():
+                    body += piece
+                    if len(body) > LARGEST_ANSWER:
+                        raise ValueError("too long to be a guest's metrics")  # noqa: TRY301
+            busy_s = busy_seconds(body.decode("utf-8", "replace"))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             busy_s = None  # not an application of that kind, or too busy to say: missing
         if busy_s is None:

@@ -434,6 +434,12 @@ def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["token"]
 
 
+def test_a_home_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(access.AccessError, match="not a directory: make it writable"):
+        access.ensure_token(tmp_path / "file" / "home")
+
+
 def test_a_token_that_others_could_read_or_that_is_none_is_replaced(tmp_path: Path) -> None:
     first = access.ensure_token(tmp_path)
     (tmp_path / "token").chmod(0o640)

@@ -62,6 +62,15 @@ async def test_every_check_has_a_line_and_every_failure_a_way_out(tmp_path: Path
     json.dumps([check.finding for check in found])
 
 
+async def test_without_vms_no_hypervisor_is_needed(tmp_path: Path) -> None:
+    config = parse_config({"service": {"web": {"backends": ["h:1"]}}})
+    found = await doctor.checks(
+        config, tmp_path, open_host=fails(AssertionError()), is_serving=lambda: False
+    )
+    names = {check.name.split()[0] for check in found}
+    assert not names & {"hypervisor", "qemu", "image", "socket"}
+
+
 def test_an_old_python() -> None:
     assert doctor.check_python((3, 11, 2)).verdict == "ok"
     assert doctor.check_python((4, 0, 0)).verdict == "ok"

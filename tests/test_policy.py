@@ -141,13 +141,22 @@ def test_with_two_at_a_quarter_each_one_would_be_too_close_to_the_target() -> No
     assert Story(replicas=2).ticks(300, 0.25, 0.25).reason is Reason.STEADY
 
 
-def test_a_busy_second_within_the_minute_keeps_both() -> None:
+def test_five_busy_seconds_within_the_minute_keep_both() -> None:
     story = Story(replicas=2)
     story.ticks(50, 0.1, 0.1)
-    story.tick(0.4, 0.4)  # Σ 0.8 needs two
-    assert story.ticks(60, 0.1, 0.1).desired == 2
-    # forgotten one bucket (5 s) after the minute at the latest
-    assert story.ticks(6, 0.1, 0.1).desired == 1
+    story.ticks(5, 0.4, 0.4)  # Σ 0.8 over the last 5 s needs two
+    assert story.ticks(56, 0.1, 0.1).desired == 2
+    # its mean is forgotten after 5 s, the need for two one bucket (5 s) after the minute
+    assert story.ticks(15, 0.1, 0.1).desired == 1
+
+
+def test_one_noisy_second_within_the_minute_does_not_keep_both() -> None:
+    """At ten costly requests a second, single seconds differ by a third: Σ 0.40 with a second at
+    0.60 is 0.44 over 5 s, below 0.48."""
+    story = Story(replicas=2)
+    story.ticks(50, 0.2, 0.2)
+    story.tick(0.3, 0.3)
+    assert story.ticks(10, 0.2, 0.2).desired == 1
 
 
 def test_each_step_down_waits_its_own_minute() -> None:
@@ -224,7 +233,7 @@ def test_a_changed_shrink_window_counts_from_its_change() -> None:
     [([0.0], 1), ([0.48], 1), ([0.49], 2), ([0.25, 0.25], 2), ([0.2, 0.2], 1), ([1.0] * 3, 7)],
 )
 def test_replicas_needed(utilisations: list[float], needed: int) -> None:
-    assert replicas_needed(utilisations, 0.48) == needed
+    assert replicas_needed(sum(utilisations), 0.48) == needed
 
 
 # --- always

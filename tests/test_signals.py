@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscale.model import Sample
-from autoscale.signals import MAX_INTERVAL_S, MIN_INTERVAL_S, signal_between, signals_between
+from autoscale.signals import (
+    MAX_INTERVAL_S,
+    MIN_INTERVAL_S,
+    sample_from_stats,
+    signal_between,
+    signals_between,
+)
 
 NOW = 500.0
 BEFORE = Sample("web-1", NOW, cpu_s=10.0, vcpu_s=9.0, vcpus=1, limit_cores=0.4, vcpu_delay_s=2.0)
@@ -107,3 +113,38 @@ def test_a_signal_never_comes_from_bad_counters(
         assert math.isfinite(signal.utilisation)
         assert signal.utilisation >= 0
         assert signal.delay_ratio is None or signal.delay_ratio >= 0
+
+
+ROW = {
+    "cpu.time": 1_500_000_000,
+    "vcpu.current": 2,
+    "vcpu.0.time": 900_000_000,
+    "vcpu.1.time": 500_000_000,
+    "vcpu.0.delay": 30_000_000,
+    "vcpu.1.delay": 10_000_000,
+    "balloon.rss": 2048,
+}
+
+
+def test_a_row_of_libvirts_stats_as_a_sample() -> None:
+    """1.5 s in all, 1.4 s of it by the two vCPUs: 0.1 s is QEMU's own overhead."""
+    sample = sample_from_stats("web-1", 0.8, ROW, NOW)
+    assert sample is not None
+    assert (sample.cpu_s, sample.vcpu_s) == (pytest.approx(1.5), pytest.approx(1.4))
+    assert sample.vcpu_delay_s == pytest.approx(0.04)
+    assert (sample.vcpus, sample.limit_cores, sample.memory_bytes) == (2, 0.8, 2 << 20)
+    unlimited = sample_from_stats("web-1", None, ROW, NOW)
+    assert unlimited is not None
+    assert unlimited.limit_cores == 2, "without a limit: all its vCPUs"
+
+
+@pytest.mark.parametrize("missing", ["cpu.time", "vcpu.current", "vcpu.1.time"])
+def test_a_row_without_its_counters_is_no_sample(missing: str) -> None:
+    assert sample_from_stats("web-1", None, {k: v for k, v in ROW.items() if k != missing}, 1) is None
+
+
+def test_a_row_without_delays_is_still_a_sample() -> None:
+    row = {k: v for k, v in ROW.items() if k != "vcpu.0.delay"}
+    sample = sample_from_stats("web-1", None, row, NOW)
+    assert sample is not None
+    assert sample.vcpu_delay_s is None

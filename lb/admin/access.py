@@ -1,7 +1,7 @@
 """How lbctl finds a running `lbctl up` and may give it orders: two small files in LBCTL_HOME.
 
 Owns `token` (the secret that changing calls must show, readable by its owner alone) and `admin.url`
-(where the API listens). Knows nothing of HTTP, and light enough for lbctl's start: stdlib only.
+(where the API listens). Knows nothing of HTTP, and light enough for lbctl's start.
 """
 
 from __future__ import annotations
@@ -13,14 +13,30 @@ import secrets
 import stat
 from pathlib import Path
 
+from lb.errors import LbError
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 
 
+class AccessError(LbError):
+    """The state folder cannot hold what lbctl needs to get in."""
+
+
 def ensure_token(home: Path) -> str:
-    """The token, made at the first call. Raises OSError where the folder cannot be used.
+    """The token, made at the first call. Raises AccessError where the folder cannot be used.
 
     One that others could have read, or that is not a token, is replaced by a new one.
     """
+    try:
+        return _ensure_token(home)
+    except OSError as error:
+        raise AccessError(
+            f"the token cannot be kept in {home}: {(error.strerror or str(error)).lower()}:"
+            " make it writable, or set LBCTL_HOME"
+        ) from error
+
+
+def _ensure_token(home: Path) -> str:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home / "token"
     known = read_token(home)

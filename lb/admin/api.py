@@ -269,6 +269,7 @@ class AdminServer:
 
 
 async def _common_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "lbctl"
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
 

@@ -81,4 +81,4 @@ def hosts() -> None:
 def list_hosts(settings: Settings, as_json: bool) -> None:
     """Every configured hypervisor and whether it answers."""
     rows = settings.client().hosts()
-    render.listing(HOST_COLUMNS, rows, as_json=as_json, empty="no hypervisor is configured")
+    render.listing(HOST_COLUMNS, rows, as_json=as_json, empty="no hypervisor: no service has VMs")

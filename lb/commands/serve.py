@@ -127,10 +127,11 @@ class _OneLine(logging.Formatter):
     """One line a record, whatever the message holds; a traceback follows on the same line, unless
     a person watches."""
 
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03d"
 
     def __init__(self, fold: bool) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._fold = fold
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — logging's name

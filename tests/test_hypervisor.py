@@ -1,0 +1,363 @@
+"""The libvirt adapter against libvirt's own test driver: in-process, no QEMU, no daemon.
+
+Each test has a connection of its own (`test://FILE`, where domains live as long as it), so that
+none sees another's machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscale.domain_xml import Identity, VmSpec
+from autoscale.host import (
+    DomainRefused,
+    HostUnreachable,
+    HypervisorError,
+    LimitUnsupported,
+    NoSuchDomain,
+    PowerState,
+)
+from autoscale.hypervisor import THREADS, LibvirtHypervisor
+from autoscale.threads import DaemonThreads
+
+NODE = """<node><cpu><mhz>2000</mhz><model>x86_64</model><active>4</active><nodes>1</nodes>
+<sockets>1</sockets><cores>4</cores><threads>1</threads></cpu><memory>8388608</memory>
+<domain type='test'><name>database</name><memory>65536</memory><vcpu>1</vcpu>
+<os><type arch='x86_64'>hvm</type></os></domain>
+<domain type='test'><name>web-theirs</name>
+<metadata><lbctl:replica xmlns:lbctl='urn:lbctl:replica:1' instance='theirs' service='web'
+ generation='g' app_port='8080' cpu_limit='1.0' created_at='1.0' host_port='0' phase='serving'/>
+</metadata><memory>65536</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os></domain>
+</node>"""
+
+
+def spec(name: str = "web-000001", number: int = 1) -> VmSpec:
+    identity = Identity("ours", "web", "generation-1", 8080, 0.4, 1.7e9)
+    uuid = f"b5a4b7a6-0000-4000-8000-{number:012}"
+    return VmSpec(name, uuid, 64, 1, "/k", "/i", "/d", "quiet", identity)
+
+
+def make(folder: Path, uri: str = "", timeout: float = 20.0) -> LibvirtHypervisor:
+    node = folder / "node.xml"
+    node.write_text(NODE)
+    return LibvirtHypervisor(
+        "local",
+        uri or f"test://{node}",
+        instance="ours",
+        home=folder,
+        network="network:default",
+        call_timeout=timeout,
+    )
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[LibvirtHypervisor]:
+    hypervisor = make(tmp_path)
+    await hypervisor.open()
+    yield hypervisor
+    await hypervisor.close()
+
+
+async def powers(host: LibvirtHypervisor) -> dict[str, PowerState]:
+    return {d.name: d.power for d in await host.observe()}
+
+
+def everybody(host: LibvirtHypervisor) -> set[str]:
+    return {d.name() for d in host._conn.listAllDomains()}
+
+
+# --- a machine's life
+
+
+async def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
+    host = make(tmp_path, "test:///default")
+    info = await host.open()
+    assert (info.name, info.domain_type, info.cpu_limits) == ("local", "test", False)
+    assert info.cores > 0
+    assert info.memory_bytes > 1 << 20
+    assert info.libvirt_version.count(".") == 2
+    await host.close()
+
+
+async def test_from_creation_to_gone(host: LibvirtHypervisor) -> None:
+    identity = await host.create(spec())
+    assert identity == spec().identity, "no forwarded port on a libvirt network"
+    (domain,) = await host.observe()
+    assert (domain.name, domain.power) == ("web-000001", PowerState.RUNNING)
+    assert domain.identity == identity
+    assert domain.uuid == spec().uuid
+    assert domain.sample is None, "the test driver has no counters: missing, not zero"
+    await host.destroy("web-000001")
+    assert await host.observe() == ()
+
+
+async def test_gone_already_is_success(host: LibvirtHypervisor) -> None:
+    await host.create(spec())
+    await host.destroy("web-000001")
+    await host.destroy("web-000001")
+
+
+async def test_metadata_is_rewritten_live_and_found_by_a_successor(tmp_path: Path) -> None:
+    """`test:///default` is shared within a process: a second connection sees the same machines."""
+    first = make(tmp_path, "test:///default")
+    await first.open()
+    identity = await first.create(spec("web-adopted", 7))
+    await first.set_identity("web-adopted", identity.with_phase("draining"))
+    assert (await first.observe())[0].identity.phase == "draining"
+    successor = make(tmp_path, "test:///default")
+    await successor.open()
+    await first.close()
+    (found,) = await successor.observe()
+    assert (found.name, found.identity.phase) == ("web-adopted", "draining")
+    await successor.destroy("web-adopted")
+    await successor.close()
+
+
+async def test_starts_and_stops_are_told_on_the_event_loop(host: LibvirtHypervisor) -> None:
+    heard: list[tuple[str, threading.Thread]] = []
+    changed = asyncio.Event()
+
+    def hear(name: str) -> None:
+        heard.append((name, threading.current_thread()))
+        changed.set()
+
+    host.on_change(hear)
+    await host.create(spec())
+    await host.destroy("web-000001")
+    async with asyncio.timeout(20):
+        while len(heard) < 2:
+            changed.clear()
+            await changed.wait()
+    assert {name for name, _ in heard} == {"web-000001"}
+    assert {thread for _, thread in heard} == {threading.current_thread()}
+
+
+# --- ownership
+
+
+async def test_machines_that_are_not_ours_are_not_even_listed(host: LibvirtHypervisor) -> None:
+    await host.create(spec())
+    assert await powers(host) == {"web-000001": PowerState.RUNNING}
+    assert everybody(host) == {"web-000001", "database", "web-theirs"}
+
+
+@pytest.mark.parametrize("name", ["database", "web-theirs"])
+async def test_machines_that_are_not_ours_are_never_touched(
+    host: LibvirtHypervisor, name: str
+) -> None:
+    before = host._conn.lookupByName(name).XMLDesc(0)
+    await host.destroy(name)
+    identity = spec().identity
+    calls: list[Callable[[], Any]] = [
+        lambda: host.shutdown(name),
+        lambda: host.set_cpu_limit(name, 0.1),
+        lambda: host.set_identity(name, identity),
+        lambda: host.address(name, identity),
+    ]
+    for call in calls:
+        with pytest.raises(NoSuchDomain, match="not a domain of ours"):
+            await call()
+    domain = host._conn.lookupByName(name)
+    assert domain.isActive()
+    assert domain.XMLDesc(0) == before
+
+
+# --- errors
+
+
+async def test_a_domain_that_is_refused_says_so_in_one_line(host: LibvirtHypervisor) -> None:
+    await host.create(spec())
+    with pytest.raises(DomainRefused) as caught:
+        await host.create(spec("web-000002"))  # the same UUID
+    assert str(caught.value).startswith("local refuses web-000002: ")
+    assert "\n" not in str(caught.value)
+    assert await powers(host) == {"web-000001": PowerState.RUNNING}
+
+
+async def test_what_the_driver_cannot_do_is_a_word_of_ours(host: LibvirtHypervisor) -> None:
+    await host.create(spec())
+    with pytest.raises(LimitUnsupported, match="cannot limit CPU"):
+        await host.set_cpu_limit("web-000001", 0.4)
+    with pytest.raises(HypervisorError):
+        await host.shutdown("web-000001")  # the test driver knows no power button
+    with pytest.raises(NoSuchDomain):
+        await host.shutdown("web-999999")
+    assert await host.console_tail("web-000001") == ""
+
+
+async def test_a_host_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
+    host = make(tmp_path, f"test://{tmp_path}/missing.xml")
+    with pytest.raises(HostUnreachable, match=r"cannot open test://.*missing\.xml"):
+        await host.open()
+    with pytest.raises(HostUnreachable):
+        await host.observe()
+    await host.close()
+
+
+async def test_a_host_that_comes_later_is_found_by_itself(tmp_path: Path) -> None:
+    """Tried again at most every 2 s, by whichever call comes."""
+    now = [100.0]
+    path = tmp_path / "later.xml"
+    host = LibvirtHypervisor(
+        "local", f"test://{path}", instance="ours", home=tmp_path, clock=lambda: now[0]
+    )
+    with pytest.raises(HostUnreachable):
+        await host.observe()
+    path.write_text(NODE)
+    now[0] += 1.9
+    with pytest.raises(HostUnreachable, match="not connected"):
+        await host.observe()
+    now[0] += 0.2
+    assert await host.observe() == ()
+    await host.close()
+
+
+async def test_after_closing_every_call_is_unreachable_and_nothing_else(
+    host: LibvirtHypervisor,
+) -> None:
+    await host.create(spec())
+    await host.close()
+    with pytest.raises(HostUnreachable, match="closed"):
+        await host.observe()
+    with pytest.raises(HostUnreachable):
+        await host.destroy("web-000001")
+
+
+# --- calls that hang
+
+
+class Slow:
+    """A connection whose `createXML` and listing wait until they are let go."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self.go = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._conn, name)
+        if name not in ("createXML", "getAllDomainStats"):
+            return found
+
+        def waiting(*arguments: Any) -> Any:
+            self.go.wait(20)
+            return found(*arguments)
+
+        return waiting
+
+
+async def test_a_call_that_hangs_costs_one_thread_and_gives_unreachable(tmp_path: Path) -> None:
+    host = make(tmp_path, timeout=0.2)
+    await host.open()
+    await host.create(spec())
+    real = host._conn
+    slow = host._conn = Slow(real)
+    with pytest.raises(HostUnreachable, match=r"no answer from libvirt in 0\.2 s"):
+        await host.observe()
+    await host.set_identity("web-000001", spec().identity)  # the other threads still serve
+    for _ in range(THREADS - 1):
+        with pytest.raises(HostUnreachable, match="no answer"):
+            await host.observe()
+    # all of them hang: the next is told at once, and no further thread is tied up
+    with pytest.raises(HostUnreachable, match="4 libvirt calls hang"):
+        await host.observe()
+    assert sum(t.name.startswith("libvirt-local") for t in threading.enumerate()) >= THREADS
+    slow.go.set()
+    host._conn = real
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert len(await host.observe()) == 1
+                break
+            except HostUnreachable:
+                await asyncio.sleep(0.01)
+    await host.close()
+
+
+async def test_a_creation_given_up_leaves_no_machine_behind(tmp_path: Path) -> None:
+    """The call timed out; when libvirt gets round to it, nobody counts that machine any more."""
+    host = make(tmp_path, timeout=0.2)
+    await host.open()
+    real = host._conn
+    slow = host._conn = Slow(real)
+    with pytest.raises(HostUnreachable):
+        await host.create(spec())
+    slow.go.set()
+    host._conn = real
+    async with asyncio.timeout(20):
+        while any(not future.done() for future in host._hanging):
+            await asyncio.sleep(0.01)
+    assert await host.observe() == ()
+    assert everybody(host) == {"database", "web-theirs"}
+    await host.close()
+
+
+def test_a_call_that_never_returns_does_not_keep_the_process_from_ending() -> None:
+    script = (
+        "import asyncio, threading\n"
+        "from pathlib import Path\n"
+        "from autoscale.host import HostUnreachable\n"
+        "from autoscale.hypervisor import LibvirtHypervisor\n"
+        "async def main():\n"
+        "    host = LibvirtHypervisor('local', 'test:///default', instance='ours',\n"
+        "                             home=Path('.'), call_timeout=0.1)\n"
+        "    try:\n"
+        "        await host._call(threading.Event().wait)\n"
+        "    except HostUnreachable:\n"
+        "        print('unreachable')\n"
+        "    await host.close()\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "unreachable"), done.stderr
+
+
+@given(st.lists(st.booleans(), max_size=20))
+def test_threads_hand_back_what_the_work_gave_or_raised(works: list[bool]) -> None:
+    threads = DaemonThreads(2, "test")
+
+    def work(good: bool) -> str:
+        if not good:
+            raise KeyError("bad")
+        return "good"
+
+    futures = [threads.submit(lambda good=good: work(good)) for good in works]  # type: ignore[misc]
+    for good, future in zip(works, futures, strict=True):
+        assert (future.exception(20) is None) == good
+    threads.close()
+    with pytest.raises(RuntimeError):
+        threads.submit(lambda: None)
+
+
+class Interrupted:
+    """A connection that calls `between` in the middle of a listing, after its first rows."""
+
+    def __init__(self, conn: Any, between: Callable[[], None]) -> None:
+        self._conn = conn
+        self._between = between
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    def getAllDomainStats(self, *arguments: Any) -> Any:  # noqa: N802 - libvirt's name
+        yield from self._conn.getAllDomainStats(*arguments)
+        self._between()
+
+
+async def test_a_limit_set_during_a_listing_is_not_forgotten(host: LibvirtHypervisor) -> None:
+    """Forgotten, its utilisation would be divided by a whole core: never overloaded again."""
+    await host.create(spec())
+    host._conn = Interrupted(host._conn, lambda: host._remember(spec().uuid, limit_cores=0.4))
+    await host.observe()
+    assert host._known[spec().uuid].limit_cores == 0.4
