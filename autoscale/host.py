@@ -82,6 +82,10 @@ class Hypervisor(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def info(self) -> HostInfo | None:
+        """What the last connection found there; None before the first."""
+
     async def open(self) -> HostInfo:
         """Connect (again, where the connection was lost) and say what is there."""
 

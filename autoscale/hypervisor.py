@@ -78,7 +78,7 @@ _event_loop_lock = threading.Lock()
 _event_loop_runs = False
 
 
-def _run_event_loop(log_file: Path | None) -> None:
+def _run_event_loop() -> None:
     """libvirt's own event loop on one daemon thread, once per process, before any open.
 
     libvirtaio is not used: an event due at 0.5 s was seen delivered at 3.0 s through it.
@@ -87,9 +87,6 @@ def _run_event_loop(log_file: Path | None) -> None:
     with _event_loop_lock:
         if _event_loop_runs:
             return
-        if log_file is not None:
-            # else the embedded driver writes its own log lines to our stderr
-            os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log_file}")
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_serve_events, name="libvirt-events", daemon=True).start()
@@ -161,6 +158,10 @@ class LibvirtHypervisor:
     def name(self) -> str:
         return self._name
 
+    @property
+    def info(self) -> HostInfo | None:
+        return self._info
+
     # --- connection
 
     async def open(self) -> HostInfo:
@@ -177,10 +178,9 @@ class LibvirtHypervisor:
         self._threads.close()
 
     def _connect(self) -> HostInfo:
-        log = self._home / "libvirt.log" if self._embedded else None
         if self._embedded:
             prepare_root(self._home)
-        _run_event_loop(log)
+        _run_event_loop()
         try:
             conn = libvirt.open(self._uri)
         except libvirt.libvirtError as error:

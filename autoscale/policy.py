@@ -28,7 +28,7 @@ class Rules:
     """A signal older than this is missing. 2.5 sampling intervals: one lost sample is forgiven."""
 
 
-SMOOTH_S = 5.0
+SMOOTH_S = 10.0
 """Over how long the load is averaged before it is asked how few replicas would do."""
 
 

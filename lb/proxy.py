@@ -19,6 +19,7 @@ from lb import exchange
 from lb.backend import Backend
 from lb.config import ProxyConfig, QueueConfig
 from lb.errors import (
+    AllTriedError,
     BadAnswerError,
     BadRequestError,
     ClientGoneError,
@@ -272,16 +273,18 @@ class Journey:
         After a reset the same backend may be asked once more where it is the only one: the usual
         cause is a kept connection that it closed just as we used it.
         """
-        pool = self.proxy.pool
         if not may_retry(failure.repeat, onward.method, len(tried), moved, self._written):
             raise failure
         line = self.proxy.line
         try:
-            lease = await line.lease(exclude=tried)
+            try:
+                lease = await line.lease(exclude=tried)
+            except AllTriedError:
+                if failure.repeat is not Repeat.IDEMPOTENT:
+                    raise
+                lease = await line.lease()
         except NoBackendError:
-            if failure.repeat is not Repeat.IDEMPOTENT or not pool.available:
-                raise failure from None
-            lease = await line.lease()
+            raise failure from None
         self.proxy.counters.retried(failure.reason)
         return lease
 

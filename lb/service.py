@@ -85,7 +85,6 @@ class Balancer:
         self._metrics = Metrics()
         self._cold_starts = Histogram()
         self._hosts = hosts if hosts is not None else self._make_hosts()
-        self._host_infos: dict[str, HostInfo] = {}
         self._host_errors: dict[str, str] = {}
         self._services = {name: self._make(name, part) for name, part in config.service.items()}
         self._guests = GuestView(self._guest_addresses)
@@ -191,7 +190,7 @@ class Balancer:
 
     async def _open(self, host: Hypervisor) -> None:
         try:
-            self._host_infos[host.name] = await host.open()
+            await host.open()
         except HypervisorError as error:
             # the controller goes on trying, and serving does not wait for it
             self._host_errors[host.name] = str(error)
@@ -243,7 +242,8 @@ class Balancer:
             if part is None:
                 continue
             for address in set(service.config.backends) - set(part.backends):
-                service.pool.remove(address)
+                if address in service.pool:  # else an operator was faster
+                    service.pool.remove(address)
             for address in part.backends:
                 service.pool.add_static(address)
             if service.controller is not None:
@@ -315,7 +315,7 @@ class Balancer:
     @property
     def host_infos(self) -> dict[str, HostInfo]:
         """What the open hypervisors are."""
-        return dict(self._host_infos)
+        return {name: host.info for name, host in self._hosts.items() if host.info is not None}
 
     @property
     def controllers(self) -> dict[str, Controller]:
@@ -362,8 +362,10 @@ class Balancer:
             rows.host_row(
                 h.name,
                 h.uri,
-                self._host_infos.get(h.name),
-                errors.get(h.name) or self._host_errors.get(h.name),
+                self._hosts[h.name].info,
+                # why it could not be opened at first tells nothing once it was
+                errors.get(h.name)
+                or (None if self._hosts[h.name].info else self._host_errors.get(h.name)),
                 sum(s.host == h.name for s in statuses),
             )
             for h in self.config.hypervisor

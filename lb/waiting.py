@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from lb.backend import Backend
 from lb.config import QueueConfig
-from lb.errors import AtCapacityError, NoBackendError, QueueFullError, QueueTimeoutError
+from lb.errors import (
+    AllTriedError,
+    AtCapacityError,
+    NoBackendError,
+    QueueFullError,
+    QueueTimeoutError,
+)
 from lb.pool import Lease, Pool
 
 
@@ -38,14 +44,16 @@ class WaitingLine:
     async def lease(self, *, exclude: Collection[Backend] = ()) -> Lease:
         """A lease at once, or as soon as it is this one's turn.
 
-        Raises a NoBackendError: at once where waiting for a release is no use, QueueFullError
-        where the line is too long, QueueTimeoutError after the longest wait.
+        Raises a NoBackendError: at once where waiting for a release is no use, AllTriedError also
+        where the last one worth waiting for left meanwhile, QueueFullError where the line is too
+        long, QueueTimeoutError after the longest wait.
         """
-        if not self._waiters:
-            try:
-                return self._pool.lease(exclude=exclude)
-            except AtCapacityError:
-                pass
+        # Whoever waits already was offered every place there is: what is free now, nobody before
+        # this one may use (they avoid the backend they failed on).
+        try:
+            return self._pool.lease(exclude=exclude)
+        except AtCapacityError:
+            pass
         if len(self._waiters) >= self._config.length:
             raise QueueFullError(f"{len(self._waiters)} requests wait already")
         waiter = _Waiter(exclude, asyncio.get_running_loop().create_future())
@@ -66,8 +74,9 @@ class WaitingLine:
     @staticmethod
     def _give_back(waiter: _Waiter) -> None:
         """A place that came in the same instant as the end of the waiting."""
-        if waiter.place.done() and not waiter.place.cancelled():
-            waiter.place.result().release()
+        place = waiter.place
+        if place.done() and not place.cancelled() and place.exception() is None:
+            place.result().release()
 
     def _serve(self) -> None:
         served = []
@@ -76,6 +85,11 @@ class WaitingLine:
                 continue
             try:
                 lease = self._pool.lease(exclude=waiter.exclude)
+            except AllTriedError as error:
+                # Only those it failed on are left: it may ask one of them again, and need not wait.
+                waiter.place.set_exception(error)
+                served.append(waiter)
+                continue
             except NoBackendError:
                 # Full again, or nobody is well just now: it goes on waiting for a flip. One that
                 # avoids the backend it failed on must not hold up those behind it.

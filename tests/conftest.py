@@ -1,13 +1,20 @@
-"""For all tests: the loop that we serve on, and a home folder that is nobody's."""
+"""For all tests: the loop that we serve on, a home folder that is nobody's, no deadlines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
+
+# No deadlines: the machine may be busy. HYPOTHESIS_PROFILE=deep looks ten times as far.
+settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", settings.get_profile("fast"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_asyncio_loop_factories(
@@ -18,8 +25,7 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture(autouse=True)
-def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may see, or write to, the state of whoever runs it."""
     monkeypatch.setenv("LBCTL_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LBCTL_ADMIN", raising=False)
-    yield

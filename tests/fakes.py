@@ -256,9 +256,12 @@ class FakeHypervisor:
     def name(self) -> str:
         return self._name
 
+    @property
+    def info(self) -> HostInfo | None:
+        return self._describe() if self.is_open else None
+
     async def open(self) -> HostInfo:
         await self._answer("open", "")
-        self.is_open = True
         return self._describe()
 
     def _describe(self) -> HostInfo:
@@ -355,6 +358,7 @@ class FakeHypervisor:
         await asyncio.sleep(0)
         if self.unreachable:
             raise HostUnreachable(f"{self._name}: no answer from libvirt in 20 s")
+        self.is_open = True  # whichever call comes first connects, as libvirt's adapter does
         self._pass_time()
 
     def _pass_time(self) -> None:

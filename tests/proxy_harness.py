@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from lb.balance import policy_named
-from lb.config import HealthConfig, ProxyConfig, TimeoutsConfig, split_address
+from lb.config import HealthConfig, ProxyConfig, QueueConfig, TimeoutsConfig, split_address
 from lb.listener import ProxyServer
 from lb.metrics import Metrics, RequestMetrics
 from lb.pool import Pool, Report
@@ -57,7 +58,8 @@ class Proxied:
 @contextlib.asynccontextmanager
 async def proxied(
     *backends: FakeBackend | str, ready: bool = True, health: HealthConfig | None = None,
-    policy: str = "least_requests", **settings: Any,
+    policy: str = "least_requests", max_in_flight: int = sys.maxsize,
+    queue: QueueConfig | None = None, **settings: Any,
 ) -> AsyncIterator[Proxied]:  # fmt: skip
     """Start a proxy before these backends (or addresses). `settings` are ProxyConfig's."""
     timeouts = settings.pop("timeouts", {})
@@ -67,7 +69,13 @@ async def proxied(
         **settings,
     )
     before = asyncio.all_tasks()
-    pool = Pool("web", policy_named(policy), health or HealthConfig(), clock=_clock)
+    pool = Pool(
+        "web",
+        policy_named(policy),
+        health or HealthConfig(),
+        clock=_clock,
+        max_in_flight=max_in_flight,
+    )
     for backend in backends:
         address = backend if isinstance(backend, str) else backend.address
         pool.add_static(address)
@@ -75,7 +83,7 @@ async def proxied(
             pool.observe(Report(address, address, ok=True, detail="200"))
     metrics = Metrics()
     counters = metrics.service(pool)
-    server = ProxyServer(config, pool, counters)
+    server = ProxyServer(config, pool, counters, queue)
     await server.start()
     setup = Proxied(pool, metrics, counters, server)
     try:

@@ -244,7 +244,7 @@ async def test_the_fake_clock_does_the_same_in_its_own_time() -> None:
 
 # --- whatever happens
 
-MAX = 4
+MAX = 3
 
 
 class AnyStory(RuleBasedStateMachine):
@@ -255,7 +255,7 @@ class AnyStory(RuleBasedStateMachine):
     the fleet settles where the load wants it, with no machine left over.
     """
 
-    @initialize(hosts=st.integers(1, 2), low=st.integers(1, 2))
+    @initialize(hosts=st.integers(1, 2), low=st.integers(1, MAX))
     def begin(self, hosts: int, low: int) -> None:
         self.runner = asyncio.Runner()
         self.world = World(rules(low, MAX), hosts=("a", "b")[:hosts])
@@ -392,7 +392,7 @@ class AnyStory(RuleBasedStateMachine):
             domain.has_counters = True
         world.unprobed = set()
         world.demand = 0.0
-        # the longest way: a breaker (300 s), a boot that hangs, three steps down of 60 s each
+        # the longest way: a breaker (300 s), a boot that hangs, two steps down of 60 s each
         self.go(1000, 1.0)
         self.ours_that_exist_are_never_more_than_max()
         self.nobody_elses_machine_is_touched()
@@ -404,7 +404,7 @@ class AnyStory(RuleBasedStateMachine):
 
 
 def test_any_story_ends_well() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         AnyStory,
         settings=settings(
             max_examples=60,

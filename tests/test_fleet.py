@@ -155,7 +155,9 @@ async def test_a_creation_that_timed_out_may_exist_and_counts_until_it_is_gone()
     assert world.told(JOIN).count(lost) == 0
 
 
-async def test_a_creation_that_timed_out_without_a_domain_is_forgotten_by_the_next_listing() -> None:
+async def test_a_creation_that_timed_out_without_a_domain_is_forgotten_by_the_next_listing() -> (
+    None
+):
     world = World(rules(high=1))
     world.host.next_create(Fault.LOST)
     await world.run(3)

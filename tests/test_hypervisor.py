@@ -294,7 +294,7 @@ async def test_a_creation_given_up_leaves_no_machine_behind(tmp_path: Path) -> N
     slow.go.set()
     host._conn = real
     async with asyncio.timeout(20):
-        while any(not future.done() for future in host._hanging):
+        while any(not f.done() for f in host._hanging):  # noqa: ASYNC110 - threads set no event
             await asyncio.sleep(0.01)
     assert await host.observe() == ()
     assert everybody(host) == {"database", "web-theirs"}

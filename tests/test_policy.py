@@ -65,9 +65,7 @@ def test_overload_for_the_whole_window_starts_one_more() -> None:
     assert "4.0 s of 5 s" in calm.sentence
     grown = story.tick(0.9)  # the sixth second: five have passed since the first above
     assert (grown.desired, grown.reason, grown.direction) == (2, Reason.CPU_OVERLOAD, Direction.UP)
-    assert grown.sentence == (
-        "1 → 2: CPU 0.90 of target 0.60 on 1, every one above it for 5.0 s"
-    )
+    assert grown.sentence == ("1 → 2: CPU 0.90 of target 0.60 on 1, every one above it for 5.0 s")
 
 
 def test_one_second_below_the_target_starts_the_window_anew() -> None:
@@ -141,18 +139,20 @@ def test_with_two_at_a_quarter_each_one_would_be_too_close_to_the_target() -> No
     assert Story(replicas=2).ticks(300, 0.25, 0.25).reason is Reason.STEADY
 
 
-def test_five_busy_seconds_within_the_minute_keep_both() -> None:
+def test_ten_busy_seconds_within_the_minute_keep_both() -> None:
+    """Σ 0.8 for 10 s needs two; forgotten a minute, its last bucket (5 s) and the smoothing
+    (10 s and its bucket) later at the latest."""
     story = Story(replicas=2)
     story.ticks(50, 0.1, 0.1)
-    story.ticks(5, 0.4, 0.4)  # Σ 0.8 over the last 5 s needs two
-    assert story.ticks(56, 0.1, 0.1).desired == 2
-    # its mean is forgotten after 5 s, the need for two one bucket (5 s) after the minute
-    assert story.ticks(15, 0.1, 0.1).desired == 1
+    story.ticks(10, 0.4, 0.4)
+    assert story.ticks(60, 0.1, 0.1).desired == 2
+    last = story.ticks(16, 0.1, 0.1)
+    assert last.desired == 1
 
 
 def test_one_noisy_second_within_the_minute_does_not_keep_both() -> None:
     """At ten costly requests a second, single seconds differ by a third: Σ 0.40 with a second at
-    0.60 is 0.44 over 5 s, below 0.48."""
+    0.60 is 0.42 over 10 s, below 0.48."""
     story = Story(replicas=2)
     story.ticks(50, 0.2, 0.2)
     story.tick(0.3, 0.3)

@@ -17,7 +17,9 @@ from lb.metrics import Histogram
 from lb.rows import DecisionLog, autoscaler_rows, host_row, scale_row, vm_row
 from tests.world import World, rules, shape
 
-INFO = HostInfo("local", "qemu:///embed?root=/r", "qemu", "no vmx", 2, 1 << 30, "9.0.0", "user", True)
+INFO = HostInfo(
+    "local", "qemu:///embed?root=/r", "qemu", "no vmx", 2, 1 << 30, "9.0.0", "user", True
+)
 
 
 def decision(current: int, desired: int, reason: Reason) -> Decision:
@@ -99,7 +101,9 @@ async def test_everything_for_a_scrape() -> None:
     log.decided(decision(1, 2, Reason.BELOW_MIN), 1.7e9)
     name = world.fleet.ready_names()[0]
     cold = Histogram()
-    rows = autoscaler_rows({"web": world.controller}, {"web": log}, {"cold": cold.row()}, {name: 0.1})
+    rows = autoscaler_rows(
+        {"web": world.controller}, {"web": log}, {"cold": cold.row()}, {name: 0.1}
+    )
     (replicas,) = rows.replicas
     assert (replicas.ready, replicas.booting, replicas.min, replicas.max) == (2, 0, 2, 3)
     # 0.4 cores shared by two of 0.4 each

@@ -11,8 +11,9 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,6 +49,24 @@ async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not reached():  # noqa: ASYNC110  (a plain counter: it has no event to wait for)
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def worker_busy(app: webapp.Webapp) -> AsyncIterator[None]:
+    """Keep the worker at real CPU work until the block ends, so that what comes now must wait."""
+    release = threading.Event()
+
+    def burn() -> Iterator[object]:
+        while not release.is_set():
+            yield from webapp.work_units(1)
+
+    burning = asyncio.ensure_future(app.worker.run(burn(), lambda: True))
+    try:
+        await until(lambda: app.worker.waiting == 1)
+        yield
+    finally:
+        release.set()
+        await burning
 
 
 async def fetch(
@@ -186,16 +205,14 @@ async def test_readyz_answers_while_renders_wait() -> None:
         async with aiohttp.ClientSession(connector=connector) as session:
 
             async def render() -> int:
-                async with session.get(f"{url}/render?work=20") as answer:
-                    return answer.status
+                return (await fetch(session, f"{url}/render?work=1"))[0]
 
-            async with asyncio.TaskGroup() as group:
-                renders = [group.create_task(render()) for _ in range(100)]
-                await until(lambda: app.worker.waiting == 100)
+            async with asyncio.TaskGroup() as group, worker_busy(app):
+                renders = [group.create_task(render()) for _ in range(300)]
+                await until(lambda: app.worker.waiting == 301)
                 assert (await fetch(session, f"{url}/readyz"))[0] == 200
-                # most renders are still to come: readiness did not queue behind them
-                assert app.worker.waiting > 10
-            assert [task.result() for task in renders] == [200] * 100
+                assert app.worker.waiting == 301  # it did not queue behind them
+            assert [task.result() for task in renders] == [200] * 300
             assert app.worker.waiting == 0
 
 
@@ -216,25 +233,22 @@ async def test_renders_are_answered_first_come_first_served() -> None:
 
 async def test_a_client_that_hung_up_costs_no_work() -> None:
     async with serving("web-a") as (app, url), aiohttp.ClientSession() as session:
-        async with asyncio.TaskGroup() as group:
-
-            async def long_render() -> None:
-                async with session.get(f"{url}/render?work=400") as answer:
-                    assert answer.status == 200
-
-            group.create_task(long_render())
-            await until(lambda: app.worker.waiting == 1)
-            host, port = url.removeprefix("http://").split(":")
-            for gone in range(5):
+        host, port = url.removeprefix("http://").split(":")
+        async with worker_busy(app):
+            writers = []
+            for _ in range(5):
                 _, writer = await asyncio.open_connection(host, int(port))
                 writer.write(b"GET /render?work=10000 HTTP/1.1\r\nHost: x\r\n\r\n")
-                await writer.drain()
-                await until(lambda: app.worker.waiting == 2 + gone)  # noqa: B023
+                writers.append(writer)
+            await until(lambda: app.worker.waiting == 6)
+            for writer in writers:
                 writer.close()
                 await writer.wait_closed()
-        # 50 000 units would take a minute; they were never begun
+            # answered over a later connection, so the server has read the five ends before it
+            assert (await fetch(session, f"{url}/readyz"))[0] == 200
+        # 50 000 units would take a minute; `until` gives up after half of that
         await until(lambda: app.worker.waiting == 0)
-        assert app.figures.work_units == 400
+        assert app.figures.work_units == 0
         figures = await samples(session, url)
         assert figures["webapp_requests_total", "499,/render"] == 5
 
@@ -361,9 +375,13 @@ async def test_sigterm_finishes_what_is_in_flight(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             assert await loop.sock_recv(notify, 100) == b"READY=1"
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /render?work=300 HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /render?work=2000 HTTP/1.1\r\nHost: x\r\n\r\n")
             await writer.drain()
-            await asyncio.sleep(0.1)  # it takes 0.3 s: the signal comes in between
+            # two seconds of work: the signal comes once it was begun and before it ends
+            async with aiohttp.ClientSession() as session:
+                scraped: dict[tuple[str, str], float] = {}
+                while scraped.get(("webapp_waiting_renders", "")) != 1:
+                    scraped = await samples(session, f"http://127.0.0.1:{port}")
             process.send_signal(signal.SIGTERM)
             assert await loop.sock_recv(notify, 100) == b"STOPPING=1"
             answer = await reader.read()

@@ -1,0 +1,1 @@
+"""Tests on real virtual machines, from outside: processes, sockets, libvirt."""

@@ -1,0 +1,188 @@
+"""A real `lbctl up` in a home of its own, and the proof that it left nothing behind.
+
+Owns the process, its home folder and whatever VMs it started: all of it is gone after `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoscale.hypervisor import LibvirtHypervisor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+BOOT_S = 90.0
+"""A boot takes 5 to 10 s alone; other tests may be using the cores."""
+
+
+def until(happened: Callable[[], Any], seconds: float, otherwise: str) -> Any:
+    """Wait for a truthy value and return it; fail with `otherwise`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = happened()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{otherwise} within {seconds:g} s")
+
+
+def qemus(home: Path) -> list[int]:
+    """The processes that run guests of this home."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"qemu-system" in command.split(b"\0")[0] and os.fsencode(home) in command:
+                found.append(int(entry.name))
+    return found
+
+
+class Machine:
+    """`lbctl up` with a configuration, started and stopped at will."""
+
+    def __init__(self, images: Path, service: str = "", vm: str = "") -> None:
+        # short: libvirt's sockets live below it
+        self.home = Path(tempfile.mkdtemp(prefix="lbe2e-", dir="/tmp"))
+        (self.home / "images").symlink_to(images)
+        self.config = self.home / "lb.toml"
+        self._write_config(service, vm)
+        self._log = (self.home / "up.log").open("ab")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.proxy = ""
+
+    def _write_config(self, service: str, vm: str) -> None:
+        self.config.write_text(
+            f"""
+[proxy]
+listen = "127.0.0.1:0"
+shutdown_grace = 5
+[admin]
+listen = "127.0.0.1:0"
+[service.web.health]
+interval_down = 0.1
+[service.web.vm]
+shutdown_timeout = 10
+{vm}
+{service}
+""",
+            encoding="utf-8",
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "LBCTL_HOME": str(self.home)}
+
+    def start(self, *arguments: str) -> None:
+        """Start it and wait until it listens."""
+        seen = len(self.log())
+        self.process = subprocess.Popen(
+            [BIN / "lbctl", "up", "-c", self.config, *arguments],
+            env=self.environment,
+            stdout=self._log,
+            stderr=self._log,
+            cwd="/",
+        )
+        until(
+            lambda: "serving at" in self.log()[seen:] or (self.process and self.process.poll()),
+            30,
+            "it did not start",
+        )
+        assert self.process.poll() is None, self.log()[seen:]
+        line = next(part for part in self.log()[seen:].splitlines() if "serving at" in part)
+        self.proxy = line.split()[-1]
+
+    def log(self) -> str:
+        return (self.home / "up.log").read_text(encoding="utf-8", errors="replace")
+
+    def lbctl(self, *arguments: str) -> Any:
+        """A command's JSON."""
+        done = subprocess.run(
+            [BIN / "lbctl", *arguments, "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def get(self, path: str = "/render?work=1") -> tuple[int, str]:
+        """Status and the replica that answered."""
+        try:
+            with urllib.request.urlopen(self.proxy + path, timeout=30) as answer:
+                return answer.status, answer.headers.get("X-Replica", "")
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, ""
+
+    def ready(self) -> list[dict[str, Any]]:
+        return [b for b in self.lbctl("pool") if b["lifecycle"] == "ready" and b["healthy"]]
+
+    def wait_ready(self, count: int, seconds: float = BOOT_S) -> list[dict[str, Any]]:
+        def enough() -> list[dict[str, Any]]:
+            found = self.ready()
+            return found if len(found) == count else []
+
+        found: list[dict[str, Any]] = until(enough, seconds, f"not {count} ready replicas")
+        return found
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        found = self.lbctl("events", "--limit", "1000")
+        return [event for event in found if event["kind"] == kind]
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait_ended(self, seconds: float = 60.0) -> int:
+        assert self.process is not None
+        code = self.process.wait(seconds)
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        """kill -9, as a crash would."""
+        self.signal(signal.SIGKILL)
+        self.wait_ended()
+
+    def close(self) -> None:
+        """End the process and every VM, and prove that nothing is left."""
+        print(self.log()[-8000:])  # pytest shows it where the test failed
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(30)
+        self._log.close()
+        try:
+            if qemus(self.home):
+                asyncio.run(_destroy_all(self.home))
+            until(lambda: not qemus(self.home), 10, "QEMU processes outlived their domains")
+        finally:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+
+async def _destroy_all(home: Path) -> None:
+    instance = (home / "instance").read_text(encoding="ascii").strip()
+    host = LibvirtHypervisor("cleanup", "qemu:///embed", instance=instance, home=home)
+    await host.open()
+    try:
+        for domain in await host.observe():
+            await host.destroy(domain.name)
+    finally:
+        await host.close()
