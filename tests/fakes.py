@@ -20,6 +20,7 @@ from autoscale.host import (
     DomainRefused,
     HostInfo,
     HostUnreachable,
+    HypervisorError,
     LimitUnsupported,
     NoSuchDomain,
     PowerState,
@@ -127,6 +128,8 @@ class FakeDomain:
     limit_cores: float | None = None
     off_at: float = NEVER
     ignores_power_button: bool = False
+    will_not_die: bool = False
+    """Its QEMU hangs in the kernel: destroying it fails, as libvirt's "device or resource busy"."""
     cpu_s: float = 0.0
     overhead: float = 0.0
     """QEMU's own CPU on top, as a share of the vCPUs'."""
@@ -213,12 +216,12 @@ class FakeHypervisor:
             self._held = None
 
     def forget_faults(self) -> None:
-        """Everything works from now on."""
+        """Everything works from now on; a guest that ignores its power button goes on doing so."""
         self._faults.clear()
         self.unreachable = False
         self.release_creates()
         for domain in self.domains.values():
-            domain.ignores_power_button = False
+            domain.will_not_die = False
 
     def crash(self, name: str, *, leaves: bool = True) -> None:
         """Its QEMU dies. `leaves`: a transient domain is gone at once; else it is seen crashed."""
@@ -340,8 +343,13 @@ class FakeHypervisor:
 
     async def destroy(self, domain: str) -> None:
         await self._answer("destroy", domain)
-        if self.domains.pop(domain, None) is not None:
-            self._tell(domain)
+        found = self.domains.get(domain)
+        if found is None:
+            return
+        if found.will_not_die:
+            raise HypervisorError(f"{self._name}: cannot end {domain}: device or resource busy")
+        del self.domains[domain]
+        self._tell(domain)
 
     async def console_tail(self, domain: str, lines: int = 20) -> str:
         await self._answer("console_tail", domain)

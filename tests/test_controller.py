@@ -23,7 +23,6 @@ from hypothesis.stateful import (
 from autoscale.controller import LoopClock
 from autoscale.domain_xml import Identity
 from autoscale.model import EventKind, Reason
-from autoscale.vm import Vm
 from tests.fakes import OURS, FakeClock, Fault
 from tests.world import World, rules, shape
 
@@ -255,8 +254,12 @@ class AnyStory(RuleBasedStateMachine):
     the fleet settles where the load wants it, with no machine left over.
     """
 
-    @initialize(hosts=st.integers(1, 2), low=st.integers(1, MAX))
-    def begin(self, hosts: int, low: int) -> None:
+    @initialize(
+        hosts=st.integers(1, 2),
+        low=st.integers(1, MAX),
+        faults=st.lists(st.sampled_from(list(Fault)), max_size=3),
+    )
+    def begin(self, hosts: int, low: int, faults: list[Fault]) -> None:
         self.runner = asyncio.Runner()
         self.world = World(rules(low, MAX), hosts=("a", "b")[:hosts])
         for number, host in enumerate(self.world.hosts.values()):
@@ -267,8 +270,9 @@ class AnyStory(RuleBasedStateMachine):
             host.add_foreign(
                 f"web-{number}", Identity("theirs", "web", "generation-1", 8080, 1.0, 1.7e9)
             )
+            for fault in faults:
+                host.next_create(fault)
         self.foreign = {n: d for h in self.world.hosts.values() for n, d in h.domains.items()}
-        self.vms: dict[int, Vm] = {}
 
     def go(self, seconds: float, step_s: float = 1.0) -> None:
         self.runner.run(self.world.run(seconds, step_s))
@@ -326,13 +330,35 @@ class AnyStory(RuleBasedStateMachine):
         self.go(1)
 
     @precondition(lambda self: self.world.domains())
-    @rule(which=st.integers(0, 9), ignores=st.booleans())
-    def a_machine_turns_odd(self, which: int, ignores: bool) -> None:
+    @rule(which=st.integers(0, 9), fault=st.sampled_from(list(Fault)), seconds=st.integers(1, 40))
+    def a_machine_dies_and_its_successors_fail(
+        self, which: int, fault: Fault, seconds: int
+    ) -> None:
+        for host in self.world.hosts.values():
+            host.next_create(fault, 2)
+        self.a_machine_dies(which, leaves=True)
+        self.go(seconds)
+
+    @precondition(lambda self: self.world.domains())
+    @rule(
+        which=st.integers(0, 9),
+        how=st.sampled_from(["deaf", "undead", "no counters", "sick"]),
+        seconds=st.integers(1, 40),
+    )
+    def a_machine_turns_odd(self, which: int, how: str, seconds: int) -> None:
         domains = self.world.domains()
         domain = domains[which % len(domains)]
-        domain.ignores_power_button = ignores
-        domain.has_counters = not domain.has_counters
-        self.world.unprobed ^= {domain.name}
+        domain.ignores_power_button |= how == "deaf"
+        domain.will_not_die |= how == "undead"
+        domain.has_counters ^= how == "no counters"
+        if how == "sick":
+            self.world.unprobed ^= {domain.name}
+        self.go(seconds)
+
+    @rule(low=st.integers(1, MAX))
+    def the_minimum_is_reloaded(self, low: int) -> None:
+        self.world.rules = self.world.controller.rules = rules(low, MAX)
+        self.go(3)
 
     @rule()
     def killed_and_started_again(self) -> None:
@@ -408,7 +434,7 @@ def test_any_story_ends_well() -> None:
         AnyStory,
         settings=settings(
             max_examples=60,
-            stateful_step_count=25,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -92,8 +92,14 @@ def test_a_network_of_libvirt_needs_no_forwarding(network: str, kind: str, sourc
 
 
 def test_what_kvm_and_emulation_get_as_a_cpu() -> None:
-    assert xml(host=replace(USER, domain_type="kvm")).find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
-    assert xml().find("cpu/model").text == "qemu64"  # type: ignore[union-attr]
+    """KVM hands the host's through; emulation has the plainest, with randomness from the start."""
+    kvm = xml(host=replace(USER, domain_type="kvm")).find("cpu")
+    assert kvm is not None
+    assert kvm.get("mode") == "host-passthrough"
+    emulated = xml().find("cpu")
+    assert emulated is not None
+    assert emulated.findtext("model") == "qemu64"
+    assert [f.get("name") for f in emulated.findall("feature")] == ["rdrand"]
 
 
 def test_without_a_console_or_an_initrd_they_are_left_out() -> None:

@@ -461,3 +461,18 @@ async def test_a_fake_boot_that_never_ends_is_what_it_says() -> None:
     world.host.next_create(Fault.HANGS_IN_BOOT)
     await world.run(1)
     assert world.host.ours()[0].serves_from == NEVER
+
+
+async def test_a_machine_that_cannot_be_ended_counts_towards_max_until_it_is_gone() -> None:
+    """Its QEMU hangs in the kernel. With max = 1 nothing takes its place, however long it stays."""
+    world = World(rules(high=1))
+    first = await one_serving(world)
+    world.host.domains[first].will_not_die = True
+    world.unprobed.add(first)
+    await world.run(300)
+    assert [d.name for d in world.host.ours()] == [first]
+    assert len(world.host.asked("destroy")) > 100, "tried again each tick"
+    assert len(world.pool) == 0
+    world.host.forget_faults()
+    assert await one_serving(world) != first
+    assert world.host.peak == 1

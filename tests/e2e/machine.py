@@ -5,7 +5,6 @@ Owns the process, its home folder and whatever VMs it started: all of it is gone
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -19,8 +18,6 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from autoscale.hypervisor import LibvirtHypervisor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -170,19 +167,8 @@ shutdown_timeout = 10
             self.process.wait(30)
         self._log.close()
         try:
-            if qemus(self.home):
-                asyncio.run(_destroy_all(self.home))
-            until(lambda: not qemus(self.home), 10, "QEMU processes outlived their domains")
+            for guest in qemus(self.home):
+                os.kill(guest, signal.SIGKILL)
+            until(lambda: not qemus(self.home), 10, "QEMU processes do not end")
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
-
-
-async def _destroy_all(home: Path) -> None:
-    instance = (home / "instance").read_text(encoding="ascii").strip()
-    host = LibvirtHypervisor("cleanup", "qemu:///embed", instance=instance, home=home)
-    await host.open()
-    try:
-        for domain in await host.observe():
-            await host.destroy(domain.name)
-    finally:
-        await host.close()
