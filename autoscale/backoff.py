@@ -12,8 +12,9 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 BREAKER_AFTER = 5
 """Failures in a row that open the breaker."""
-PROBE_AFTER_S = 300.0
-"""An open breaker lets one launch through after this long; its success closes the breaker."""
+PROBE_AFTER_S = 60.0
+"""An open breaker lets one launch through after this long; its success closes the breaker. Long
+enough to cost little, short enough that whoever mended the cause need not be told to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class LaunchGate:
         return now >= self.not_before
 
     def failed(self, now: float) -> LaunchGate:
-        """After one more failure: waits 1, 2, 4, 8 s, then the breaker's 300 s."""
+        """After one more failure: waits 1, 2, 4, 8 s, then the breaker's 60 s."""
         failures = self.failures + 1
         if failures >= BREAKER_AFTER:
             return LaunchGate(failures, now + PROBE_AFTER_S)

@@ -72,7 +72,7 @@ class HostSettings:
     network: str
     """user, network:NAME or bridge:NAME."""
     console_log: str
-    """File for the guest's console; empty for none."""
+    """File for the guest's console; empty for a pty of the host's, for `virsh console`."""
     arch: str = "x86_64"
 
 
@@ -131,10 +131,12 @@ def domain_xml(spec: VmSpec, host: HostSettings) -> str:
 
 
 def _add_console(devices: ET.Element, host: HostSettings) -> None:
-    if not host.console_log:
+    if host.domain_type == "test":
         return
-    serial = _sub(devices, "serial", type="file")
-    _sub(serial, "source", path=host.console_log, append="off")
+    # A guest whose units write to /dev/console fails to start them where there is none.
+    serial = _sub(devices, "serial", type="file" if host.console_log else "pty")
+    if host.console_log:
+        _sub(serial, "source", path=host.console_log, append="off")
     _sub(serial, "target", port="0")
 
 

@@ -117,14 +117,15 @@ class HypervisorConfig(_Table):
     uri: str = "qemu:///embed"
     domain_type: Literal["auto", "kvm", "qemu"] = "auto"
     """auto: kvm where libvirt offers it and the CPU shows vmx or svm, else qemu (emulation)."""
-    network: str = "user"
-    """user: a forwarded loopback port; network:NAME: a libvirt network; bridge:NAME: a bridge."""
+    network: str = "auto"
+    """user: a forwarded loopback port; network:NAME: a libvirt network; bridge:NAME: a bridge.
+    auto: user for the embedded and the session driver, else network:default."""
     call_timeout: Seconds = 20.0
 
     @model_validator(mode="after")
     def _network_form(self) -> HypervisorConfig:
-        if self.network != "user" and not re.fullmatch(r"(network|bridge):[\w.-]+", self.network):
-            raise ValueError("network is user, network:NAME or bridge:NAME")
+        if not re.fullmatch(r"auto|user|(network|bridge):[\w.-]+", self.network):
+            raise ValueError("network is auto, user, network:NAME or bridge:NAME")
         return self
 
 
@@ -214,6 +215,12 @@ class ServiceConfig(_Table):
     health: HealthConfig = HealthConfig()
     vm: VmConfig | None = None
     scale: ScaleConfig = ScaleConfig()
+
+    @model_validator(mode="after")
+    def _scale_needs_machines(self) -> ServiceConfig:
+        if self.vm is None and self.scale != ScaleConfig():
+            raise ValueError("scale needs VMs: add a [service.NAME.vm] table, it may be empty")
+        return self
 
 
 class Config(_Table):

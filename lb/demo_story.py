@@ -7,6 +7,7 @@ A Story is everything the report needs, so that a report can be drawn again from
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from loadtest.result import PhaseResult, Result
@@ -93,12 +94,18 @@ class Story:
         if act not in self.starts:
             return None
         later = [t for t in self.starts.values() if t > self.starts[act]]
-        end = min(later) if later else (self.points[-1].t if self.points else self.starts[act])
-        return self.starts[act], end
+        # one that broke before its first point is an instant
+        last = max(self.points[-1].t if self.points else 0.0, self.starts[act])
+        return self.starts[act], min(later, default=last)
 
     def during(self, act: str) -> list[Point]:
+        """An act's points. One on a border belongs to the later act, the last one to the last."""
         window = self.window(act)
-        return [p for p in self.points if window and window[0] <= p.t < window[1]]
+        if window is None:
+            return []
+        start, end = window
+        final = start == max(self.starts.values())
+        return [p for p in self.points if start <= p.t < end or (final and p.t == end)]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -125,21 +132,10 @@ def verdict(story: Story) -> list[Check]:
         Check(
             "overload was noticed and a second replica started",
             len(grew) == 1 and ready["after"] == 2,
-            grew[0].message if grew else "nothing was started",
+            _how_it_grew(grew, ready["after"]),
         )
     )
-    before, after = story.phase("high"), story.phase("after")
-    if before is None or after is None or not before.latency_s.count or not after.latency_s.count:
-        checks.append(Check("p99 recovered", False, "not measured"))
-    else:
-        ratio = after.latency_s.p99 / before.latency_s.p99
-        checks.append(
-            Check(
-                f"p99 under high load fell below {RECOVERED_RATIO:g} of what it was",
-                ratio < RECOVERED_RATIO,
-                f"{before.latency_s.p99:.2f} s → {after.latency_s.p99:.2f} s ({ratio:.2f})",
-            )
-        )
+    checks.append(_recovered(story.phase("high"), story.phase("after")))
     ending = story.points[-1] if story.points else None
     checks.append(
         Check(
@@ -154,6 +150,23 @@ def verdict(story: Story) -> list[Check]:
 
 def _most_ready(story: Story, act: str) -> int:
     return max((point.ready for point in story.during(act)), default=0)
+
+
+def _how_it_grew(grew: list[Moment], ready: int) -> str:
+    if not grew:
+        return "nothing was started"
+    if len(grew) > 1:
+        return f"{len(grew)} times: " + "; ".join(m.message for m in grew)
+    return grew[0].message if ready == 2 else f"{grew[0].message}; then {ready} served at the most"
+
+
+def _recovered(before: PhaseResult | None, after: PhaseResult | None) -> Check:
+    what = f"p99 under high load fell below {RECOVERED_RATIO:g} of what it was"
+    if before is None or after is None or not before.latency_s.count or not after.latency_s.count:
+        return Check(what, False, "not measured")
+    slow, fast = before.latency_s.p99, after.latency_s.p99
+    ratio = fast / slow if slow else math.inf
+    return Check(what, ratio < RECOVERED_RATIO, f"{slow:.2f} s → {fast:.2f} s ({ratio:.2f})")
 
 
 def _no_request_lost(result: Result | None) -> Check:

@@ -249,10 +249,13 @@ def check_port(what: str, address: str, serving: bool) -> Check:
 
 def _answers(home: Path) -> bool:
     from lb.admin import access
-    from lb.client import DEFAULT_URL, AdminClient, AdminError
+    from lb.client import AdminClient, AdminError
 
     try:
-        AdminClient(access.read_address(home) or DEFAULT_URL, timeout_s=2.0).pool()
+        url = access.read_address(home)
+        if url is None:
+            return False
+        AdminClient(url, timeout_s=2.0).pool()
     except AdminError:
         return False
     return True

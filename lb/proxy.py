@@ -235,7 +235,7 @@ class Journey:
         self._identifier = made = proxy.request_ids()
         onward = exchange.onward(request, self._client(), made)
         self._identifier = onward.identifier
-        if proxy.counters.in_flight > proxy.config.upstream_connections:
+        if proxy.counters.in_flight - len(proxy.line) > proxy.config.upstream_connections:
             raise OverloadedError(f"{proxy.config.upstream_connections} requests are running")
         body = self._body() if onward.has_body else None
         tried: list[Backend] = []

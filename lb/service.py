@@ -330,7 +330,10 @@ class Balancer:
         return found
 
     def add_backend(self, service: str, address: str) -> str:
-        return self._service(service).pool.add_static(address).name
+        pool = self._service(service).pool
+        if address in pool:
+            raise RefusedError(f"{address} is a backend of {service} already")
+        return pool.add_static(address).name
 
     def drain(self, service: str, name: str) -> None:
         self._service(service).pool.drain(name)

@@ -1,7 +1,7 @@
 """The backend's side of a request: sends a head and a body, gives back a head and a body.
 
-Speaks plain values to its caller. aiohttp's client lives here and in the prober alone, and every
-error of its is translated here, once. Picks no backend and decides no retry.
+Speaks plain values to its caller. Every error of aiohttp's client is translated here, once. Picks
+no backend and decides no retry.
 
 Each backend has a session of its own, so that its idle connections can be closed when it drains
 without touching another's, and a VM that comes back under an old address never meets a connection

@@ -327,7 +327,7 @@ main()
 @contextmanager
 def start(*args: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """lbctl as a process of its own, ended with the block at the latest."""
-    with subprocess.Popen(  # noqa: S603 — this interpreter, the text above
+    with subprocess.Popen(
         [sys.executable, "-c", LBCTL, *args],
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -357,7 +357,7 @@ def test_a_reader_that_leaves_is_no_error(control: FakeControl, command: tuple[s
 def test_lbctl_starts_without_what_only_serving_needs(home: Path) -> None:
     heavy = ("aiohttp", "pydantic", "libvirt", "rich", "asyncio", "jinja2", "sqlite3")
     script = f"import sys, lb.cli, lb.client; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run(  # noqa: S603 — this interpreter, the text above
+    result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert result.stdout == "[]\n"
@@ -381,7 +381,7 @@ def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
     file = tmp_path / "lb.toml"
     file.write_text(
         '[[hypervisor]]\nname = "a"\n[[hypervisor]]\nname = "b"\nuri = "qemu:///system"\n'
-        '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.scale]\nmax = 7\n'
+        '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.vm]\n[service.my-app.scale]\nmax = 7\n'
     )
     for args in ((), ("-c", str(file))):
         shown = parse_config(tomllib.loads(lbctl("config", "show", *args).stdout))
@@ -457,12 +457,6 @@ def test_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith("INFO lb.test: two\\nlines")
     assert second.endswith("ERROR lb.test: failed\\nValueError: inner")
-
-
-def test_both_know_the_same_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "relative", "~/x", "/abs"):
-        monkeypatch.setenv("LBCTL_HOME", value)
-        assert lb.home.home_folder() == lb.config.home_folder()
 
 
 @pytest.mark.parametrize(

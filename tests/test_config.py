@@ -65,7 +65,10 @@ def web(**tables: Any) -> dict[str, Any]:
         ({"proxy": {"timeouts": {"connect": -1}}}, "proxy.timeouts.connect: "),
         ({"proxy": {"timeouts": {"connect": float("nan")}}}, "proxy.timeouts.connect: "),
         ({"proxy": {"upstream_connections": "many"}}, "proxy.upstream_connections: "),
-        ({"hypervisor": [{"network": "wifi"}]}, "network is user, network:NAME or bridge:NAME"),
+        (
+            {"hypervisor": [{"network": "wifi"}]},
+            "network is auto, user, network:NAME or bridge:NAME",
+        ),
         ({"hypervisor": [{"domain_type": "xen"}]}, "'auto', 'kvm' or 'qemu'"),
         ({"hypervisor": [{}, {}]}, "two [[hypervisor]] entries share a name"),
         ({"service": {}}, "exactly one [service.NAME]"),

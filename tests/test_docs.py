@@ -7,13 +7,11 @@ import configparser
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import annotated_types as limits
-import click
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -27,183 +25,26 @@ from lb.config import Config, ConfigError, load_config, parse_config, parse_dura
 from lb.errors import ClientFaultError, NoBackendError, RequestError, UpstreamError
 from lb.metrics import Metrics
 from loadtest.cli import cli as loadtest
-from loadtest.plan import Plan, parse_rate
-from loadtest.plan import parse_duration as parse_phase_duration
+from tests.command_lines import check_line, check_mentioned, command_lines, our_lines
+from tests.markdown import (
+    DOCS,
+    PAGES,
+    ROOT,
+    Block,
+    blocks,
+    codes,
+    named,
+    prose,
+    rows,
+    sections,
+    slug,
+    without_code,
+)
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PACKAGES = ("lb", "autoscale", "guest", "loadtest")
-SHELLS = ("", "sh", "console")
-
-
-# --- reading Markdown ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
-
-
-def blocks(*languages: str, pages: Sequence[Path] = PAGES) -> list[Block]:
-    found = []
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        for match in _FENCE.finditer(text):
-            if match[1] in languages:
-                line = text.count("\n", 0, match.start()) + 1
-                found.append(Block(page, line, match[1], match[2]))
-    return found
-
-
-def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
-    return _FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def codes(text: str) -> list[str]:
-    """Inline code, as the reader sees it."""
-    return [match[2].strip().replace("\\|", "|") for match in _CODE.finditer(text)]
-
-
-def sections(page: Path) -> dict[str, str]:
-    """Text by heading, of any level; a heading's own text ends at the next one."""
-    parts = re.split(r"^#+ +(.+)$", prose(page), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of a table's rows, without its head."""
-    found = []
-    for line in text.splitlines():
-        if line.startswith("|") and not re.match(r"\|[-:| ]+\|$", line):
-            cells = re.split(r"(?<!\\)\|", line)[1:-1]
-            found.append([cell.strip() for cell in cells])
-    return found[1:]
-
-
-def slug(heading: str) -> str:
-    """The anchor that a heading gets."""
-    plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
-    return plain.replace(" ", "-")
-
-
-def named(page: Path) -> dict[str, list[str]]:
-    """Rows of all tables whose first cell is one or more names in code, by each of these names."""
-    found: dict[str, list[str]] = {}
-    for text in sections(page).values():
-        for row in rows(text):
-            found.update(dict.fromkeys(codes(row[0]), row))
-    return found
 
 
 # --- commands ------------------------------------------------------------------------------------
-
-
-def run_commands() -> set[str]:
-    """What ./run accepts: the first words of its last `case … in`."""
-    script = (ROOT / "run").read_text(encoding="utf-8")
-    accepted = re.search(r"^  (\w+(?: \| \w+)+)\) ;;$", script, re.MULTILINE)
-    assert accepted, "./run has no list of commands that this test can read"
-    return set(accepted[1].split(" | "))
-
-
-def command_lines(block: Block) -> Iterator[list[str]]:
-    """Each command of a shell block as words; comments, prompts and pipes taken apart."""
-    text = block.text.replace("\\\n", " ")
-    lines = text.splitlines()
-    if block.language == "console":  # what has no prompt is output
-        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    for line in lines:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in lexer:
-            if set(word) <= set("|&;"):
-                yield words
-                words = []
-            else:
-                words.append(word)
-        yield words
-
-
-def our_lines() -> list[tuple[str, list[str]]]:
-    """(where, words) of each line that starts one of our programs."""
-    ours = ("lbctl", "loadtest", "./run")
-    lines = [(str(block), words) for block in blocks(*SHELLS) for words in command_lines(block)]
-    return [(where, words) for where, words in lines if words and words[0] in ours]
-
-
-def check_line(words: Sequence[str]) -> None:
-    """Raises where the program would not take this command line. Nothing is carried out."""
-    program, *arguments = words
-    if program == "./run":
-        assert arguments, "./run needs a command"
-        command, *arguments = arguments
-        assert command in run_commands(), f"./run has no command {command}"
-        if command == "test":
-            check_pytest(arguments)
-            return
-        if command == "bench":
-            assert (ROOT / "bench" / f"{arguments[0]}.py").is_file()
-            return
-        if command not in ("lbctl", "loadtest", "demo"):
-            assert not arguments, f"./run {command} takes no arguments"
-            return
-        if command == "demo":
-            command, arguments = "lbctl", ["demo", *arguments]
-        program = command
-    check_click(lbctl if program == "lbctl" else loadtest, arguments, None)
-
-
-def check_click(
-    command: click.Command, arguments: Sequence[str], parent: click.Context | None
-) -> None:
-    if isinstance(command, click.Group):
-        context = click.Context(command, parent=parent, info_name=command.name)
-        options, rest, _ = command.make_parser(context).parse_args(list(arguments))
-        if not rest:
-            assert options.get("help") or command.invoke_without_command or options.get("version")
-            return
-        _, found, rest = command.resolve_command(context, rest)
-        assert found is not None
-        check_click(found, rest, context)
-        return
-    with command.make_context(command.name, list(arguments), parent=parent) as context:
-        given = context.params
-        if given.get("plan_text"):
-            Plan.parse(given["plan_text"])
-        if given.get("rate"):
-            parse_rate(given["rate"])
-        if given.get("duration"):
-            parse_phase_duration(given["duration"])
-
-
-def check_pytest(arguments: Sequence[str]) -> None:
-    """Files exist, and markers are known."""
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    markers = {line.partition(":")[0] for line in setup["tool:pytest"]["markers"].split("\n")}
-    words = iter(arguments)
-    for word in words:
-        if word == "-m":
-            assert set(next(words).split()) - {"not", "and", "or"} <= markers
-        elif word == "-k":
-            next(words)
-        elif not word.startswith("-"):
-            assert (ROOT / word.partition("::")[0]).exists(), f"no {word}"
 
 
 @pytest.mark.parametrize(
@@ -253,22 +94,6 @@ def test_commands_in_the_text_exist_and_have_the_options_named_with_them() -> No
                     check_mentioned(root, words[1:], f"{page.name}: {code}")
                     checked += 1
     assert checked > 20
-
-
-def check_mentioned(command: click.Command, words: Sequence[str], where: str) -> None:
-    """Prose shortens (`config check|show`, `[-c FILE]`): follow the names, look at the options."""
-    options = {option for parameter in command.params for option in parameter.opts}
-    for at, word in enumerate(words):
-        alternatives = re.sub(r"[\[\],]", "", word).split("|")
-        if isinstance(command, click.Group) and alternatives[0] in command.commands:
-            for other in alternatives:
-                assert other in command.commands, f"{where}: no command {other}"
-            command = command.commands[alternatives[0]]
-            options |= {option for parameter in command.params for option in parameter.opts}
-        elif alternatives[0].startswith("-"):
-            assert alternatives[0] in options, f"{where}: no option {alternatives[0]}"
-        elif at == 0:
-            assert not alternatives[0].isalpha(), f"{where}: no command {alternatives[0]}"
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -397,7 +222,8 @@ def test_bounds_are_read_as_they_are_written() -> None:
 
 
 def test_what_the_page_warns_of_is_so() -> None:
-    assert parse_config({"service": {"web": {"scale": {"max": 2}}}}).service["web"].vm is None
+    with pytest.raises(ConfigError, match="scale needs VMs"):
+        parse_config({"service": {"web": {"scale": {"max": 2}}}})
     with pytest.raises(ConfigError, match="exactly one"):
         parse_config({"service": {"a": {}, "b": {}}})
 
@@ -408,8 +234,7 @@ def test_what_the_page_warns_of_is_so() -> None:
 def links() -> list[tuple[Path, str]]:
     found = []
     for page in PAGES:
-        text = _CODE.sub("", prose(page))
-        targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)", text)
+        targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)", without_code(page))
         found += [(page, target) for target in targets if not re.match(r"\w+:", target)]
     return found
 

@@ -111,6 +111,35 @@ async def test_one_that_hangs_delays_nobody() -> None:
         assert [b.address for b in pool.available] == [well.address]
 
 
+async def test_one_that_answers_requests_while_its_probe_waits_is_busy_and_stays() -> None:
+    answering = True
+
+    async def well_once(exchange: Exchange) -> None:
+        await (exchange.answer() if len(backend.seen) == 1 else hang(exchange))
+
+    health = QUICK.model_copy(update={"timeout": 0.3, "fall": 2})
+    async with (
+        FakeBackend(well_once) as backend,
+        probing(backend.address, health=health) as pool,
+    ):
+
+        async def requests() -> None:
+            while answering:
+                with pool.lease() as lease:
+                    await asyncio.sleep(0.01)
+                    lease.answered(0.01, pool.clock())
+
+        await until(lambda: pool.available)
+        running = asyncio.ensure_future(requests())
+        await until(lambda: len(backend.seen) >= 5)
+        assert probe_of(pool) == "busy"
+        assert pool.available
+        answering = False
+        await running
+        await until(lambda: not pool.available)
+        assert probe_of(pool) == "timeout"
+
+
 async def test_a_backend_that_joins_is_asked_at_once() -> None:
     slow = QUICK.model_copy(update={"interval": 3600.0, "interval_down": 3600.0})
     async with FakeBackend() as backend, probing(health=slow) as pool:

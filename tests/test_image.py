@@ -456,8 +456,8 @@ def test_the_application_restarts_and_is_nobody_special() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs apt package systemd")
 def test_the_application_is_confined() -> None:
-    answer = subprocess.run(  # noqa: S603
-        [  # noqa: S607
+    answer = subprocess.run(
+        [
             "systemd-analyze",
             "security",
             "--offline=true",

@@ -385,7 +385,7 @@ while True:
 
 
 def test_what_was_flushed_survives_kill_9(path: Path) -> None:
-    with subprocess.Popen(  # noqa: S603 — this interpreter, the text above
+    with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)],
         stdout=subprocess.PIPE,
         text=True,
@@ -428,7 +428,7 @@ print(journal.last_id, journal.lost)
 
 
 def test_a_disk_that_fills_up_costs_history_and_leaves_the_rest_whole(path: Path) -> None:
-    writer = subprocess.run(  # noqa: S603 — this interpreter, the text above
+    writer = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path)],
         capture_output=True,
         text=True,

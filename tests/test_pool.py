@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,7 @@ from lb.config import HealthConfig, ServiceConfig
 from lb.errors import (
     AllTriedError,
     AllUnhealthyError,
+    AtCapacityError,
     BodyCutError,
     ClientGoneError,
     ConnectFailedError,
@@ -37,13 +39,16 @@ class Clock:
         return self.now
 
 
-def make(rise: int = 1, fall: int = 3, policy: str = "least_requests") -> Pool:
+def make(
+    rise: int = 1, fall: int = 3, policy: str = "least_requests", limit: int = sys.maxsize
+) -> Pool:
     return Pool(
         "web",
         policy_named(policy),
         HealthConfig(rise=rise, fall=fall),
         clock=Clock(),
         rng=random.Random(1),
+        max_in_flight=limit,
     )
 
 
@@ -255,6 +260,87 @@ def test_a_draining_backend_is_not_judged() -> None:
     assert view.healthy
 
 
+def timeout(pool: Pool, name: str, asked_at: float, times: int = 1) -> None:
+    for _ in range(times):
+        pool.observe(
+            Report(name, f"{name}:80", False, "timeout", asked_at=asked_at, timed_out=True)
+        )
+
+
+def answer(pool: Pool, at: float) -> None:
+    with pool.lease() as lease:
+        lease.answered(0.1, at)
+
+
+def test_a_probe_that_times_out_while_requests_are_answered_says_busy_and_not_dead() -> None:
+    pool = make(fall=2)
+    join(pool, "web-1")
+    answer(pool, at=101.0)
+    timeout(pool, "web-1", asked_at=100.5, times=5)
+    (view,) = pool.snapshot()
+    assert (view.available, view.probe) == (True, "busy")
+
+
+def test_a_probe_that_times_out_with_no_answer_since_it_was_asked_counts() -> None:
+    pool = make(fall=2)
+    join(pool, "web-1")
+    answer(pool, at=101.0)
+    timeout(pool, "web-1", asked_at=101.0)
+    assert available(pool) == ["web-1"]
+    timeout(pool, "web-1", asked_at=102.0)
+    assert available(pool) == []
+    (view,) = pool.snapshot()
+    assert view.probe == "timeout"
+
+
+def test_one_that_never_answered_a_request_has_no_excuse() -> None:
+    pool = make(fall=1)
+    join(pool, "web-1")
+    timeout(pool, "web-1", asked_at=0.0)
+    assert available(pool) == []
+
+
+def test_a_failed_request_is_no_answer() -> None:
+    pool = make(fall=1)
+    join(pool, "web-1")
+    with pool.lease() as lease:
+        lease.failed(UpstreamResetError("reset"))
+    timeout(pool, "web-1", asked_at=50.0)
+    assert available(pool) == []
+
+
+@pytest.mark.parametrize("detail", ["refused", "reset", "503", "bad answer"])
+def test_what_is_said_outright_counts_however_busy_it_is(detail: str) -> None:
+    pool = make(fall=2)
+    join(pool, "web-1")
+    answer(pool, at=101.0)
+    for _ in range(2):
+        pool.observe(Report("web-1", "web-1:80", False, detail, asked_at=100.5))
+    assert available(pool) == []
+
+
+def test_busy_neither_forgives_nor_adds_to_the_failures_before_it() -> None:
+    pool = make(fall=2)
+    join(pool, "web-1")
+    probe(pool, "web-1", ok=False)
+    answer(pool, at=101.0)
+    timeout(pool, "web-1", asked_at=100.5, times=3)
+    assert available(pool) == ["web-1"]
+    probe(pool, "web-1", ok=False)
+    assert available(pool) == []
+
+
+def test_a_busy_one_whose_drain_is_taken_back_still_has_to_pass_a_probe() -> None:
+    pool = make()
+    join(pool, "web-1")
+    with pool.lease() as lease:
+        pool.drain("web-1")
+        pool.ready("web-1")
+        lease.answered(0.1, 101.0)
+    timeout(pool, "web-1", asked_at=100.5)
+    assert lifecycle(pool, "web-1") == "starting"
+
+
 # ── leases ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -270,6 +356,56 @@ def test_picking_is_reserving() -> None:
     with second:
         pass
     assert pool.in_flight == 0
+
+
+@pytest.mark.parametrize("policy", ["least_requests", "round_robin"])
+def test_no_backend_is_given_more_than_it_may_have(policy: str) -> None:
+    pool = make(policy=policy, limit=2)
+    join(pool, "web-1", "web-2")
+    leases = [pool.lease() for _ in range(4)]
+    assert [backend.in_flight for backend in pool] == [2, 2]
+    with pytest.raises(AtCapacityError, match="every backend of web has 2 requests running"):
+        pool.lease()
+    with pytest.raises(AtCapacityError):
+        pool.lease(exclude=[leases[0].backend])
+    assert pool.in_flight == 4, "a refusal counts nothing"
+    freed = leases.pop(1)
+    freed.release()
+    with pool.lease() as lease:
+        assert lease.backend is freed.backend
+    for lease in leases:
+        lease.release()
+    assert pool.in_flight == 0
+
+
+def test_full_is_said_only_where_waiting_helps() -> None:
+    pool = make(limit=1, fall=1)
+    join(pool, "web-1")
+    with pool.lease() as lease:
+        with pytest.raises(AllTriedError):
+            pool.lease(exclude=[lease.backend])
+        probe(pool, "web-1", ok=False)
+        with pytest.raises(AllUnhealthyError):
+            pool.lease()
+        pool.drain("web-1")
+        with pytest.raises(NoneReadyError):
+            pool.lease()
+
+
+def test_room_is_told_after_each_release_and_each_flip_once_it_is_there() -> None:
+    pool = make(limit=1, fall=1)
+    told: list[tuple[int, list[str]]] = []
+    pool.on_room = lambda: told.append((pool.in_flight, available(pool)))
+    join(pool, "web-1")
+    assert told == [(0, []), (0, ["web-1"])], "joined, ready"
+    lease = pool.lease()
+    assert len(told) == 2, "a lease makes no room"
+    lease.release()
+    lease.release()
+    assert told[2:] == [(0, ["web-1"])], "once for one lease"
+    probe(pool, "web-1", ok=False)
+    probe(pool, "web-1")
+    assert told[3:] == [(0, []), (0, ["web-1"])]
 
 
 def test_excluded_backends_are_not_picked_again() -> None:
@@ -333,7 +469,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = make(rise=2, fall=2)
+        self.pool = make(rise=2, fall=2, limit=2)
         self.open: list[Lease] = []
         self.given = 0
         self.answered = 0
@@ -360,10 +496,15 @@ class PoolMachine(RuleBasedStateMachine):
     def lease(self) -> Lease | None:
         try:
             lease = self.pool.lease()
+        except AtCapacityError:
+            assert self.pool.available
+            assert all(b.in_flight >= 2 for b in self.pool.available)
+            return None
         except NoBackendError:
             assert not self.pool.available
             return None
         assert lease.backend in self.pool.available
+        assert lease.backend.in_flight <= 2
         self.given += 1
         self.open.append(lease)
         return lease

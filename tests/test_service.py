@@ -80,7 +80,7 @@ def config(**service: Any) -> Config:
     }  # fmt: skip
     web = {
         "vm": {"drain_timeout": 20.0, "shutdown_timeout": 5.0},
-        "scale": {**scale, **service.pop("scale", {})},
+        "scale": {**scale, **service.pop("scale", {})} if service.get("vm", True) else None,
         "health": {"interval": 0.05, "interval_down": 0.05},
         **service,
     }

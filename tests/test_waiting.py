@@ -28,8 +28,9 @@ from lb.errors import (
 )
 from lb.pool import Lease, Pool, Report
 from lb.waiting import WaitingLine
+from tests.proxy_harness import PATIENCE_S
 
-PATIENT = QueueConfig(max_wait=3600.0)
+PATIENT = QueueConfig(max_wait=PATIENCE_S)
 
 
 def make(*names: str, limit: int = 1, queue: QueueConfig = PATIENT) -> tuple[Pool, WaitingLine]:
@@ -273,7 +274,7 @@ async def test_a_draining_backends_freed_place_is_nobodys() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 3])
 async def test_a_full_line_turns_away(length: int) -> None:
-    pool, line = make("a", queue=QueueConfig(length=length, max_wait=3600.0))
+    pool, line = make("a", queue=QueueConfig(length=length, max_wait=PATIENCE_S))
     requests = Requests(line)
     names = [str(number) for number in range(length + 1)]
     await requests.come(*names)
@@ -438,7 +439,7 @@ class WaitingMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.pool = CountingPool()
-        self.line = WaitingLine(self.pool, QueueConfig(length=5, max_wait=3600.0))
+        self.line = WaitingLine(self.pool, QueueConfig(length=5, max_wait=PATIENCE_S))
         self.visitors: list[Visitor] = []
         self.arrived: list[Visitor] = []
         for name in NAMES[:2]:
