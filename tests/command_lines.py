@@ -81,7 +81,9 @@ def check_click(
     command: click.Command, arguments: Sequence[str], parent: click.Context | None
 ) -> None:
     if isinstance(command, click.Group):
-        context = click.Context(command, parent=parent, info_name=command.name)
+        context = click.Context(
+            command, parent=parent, info_name=command.name, **command.context_settings
+        )
         options, rest, _ = command.make_parser(context).parse_args(list(arguments))
         if not rest:
             alone = command.invoke_without_command or options.get("help") or options.get("version")
