@@ -73,6 +73,8 @@ class HostSettings:
     """user, network:NAME or bridge:NAME."""
     console_log: str
     """File for the guest's console; empty for a pty of the host's, for `virsh console`."""
+    relabels: bool = False
+    """Whether its libvirt gives files to the user that runs QEMU (`host_relabels`)."""
     arch: str = "x86_64"
 
 
@@ -119,7 +121,10 @@ def domain_xml(spec: VmSpec, host: HostSettings) -> str:
     if host.domain_type != "test":
         disk = _sub(devices, "disk", type="file", device="disk")
         _sub(disk, "driver", name="qemu", type="raw", cache="writeback")
-        _sub(disk, "source", file=spec.disk)
+        source = _sub(disk, "source", file=spec.disk)
+        if host.relabels:
+            # else libvirtd chowns the image that all share to QEMU's user, and never gives it back
+            _sub(source, "seclabel", model="dac", relabel="no")
         _sub(disk, "target", dev="vda", bus="virtio")
         _sub(disk, "readonly")
         _sub(disk, "shareable")
@@ -158,6 +163,11 @@ def _add_network(domain: ET.Element, devices: ET.Element, spec: VmSpec, host: Ho
     interface = _sub(devices, "interface", type=kind)
     _sub(interface, "source", **{kind: name})
     _sub(interface, "model", type="virtio")
+    if host.domain_type != "test":
+        # On a bridge libvirt has no leases to read, and 9.0 cannot read the neighbour table of
+        # a Linux 6.18 ("wrong nlmsg len"): there the guest's agent alone tells the address.
+        channel = _sub(devices, "channel", type="unix")
+        _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
 
 
 def identity_element(identity: Identity) -> ET.Element:
@@ -217,6 +227,13 @@ def host_offers_kvm(capabilities: str, expanded_cpu: str) -> bool:
     cpu = ET.fromstring(expanded_cpu)  # noqa: S314
     names = {feature.get("name") for feature in cpu.iter("feature")}
     return bool(names & {"vmx", "svm"})
+
+
+def host_relabels(capabilities: str) -> bool:
+    """Whether files can be exempted from changing their owner: where the `dac` model is missing
+    (libvirt without root), nothing is chowned, and naming it is refused."""
+    models = ET.fromstring(capabilities).iterfind("host/secmodel/model")  # noqa: S314
+    return any(model.text == "dac" for model in models)
 
 
 def host_cpu_xml(capabilities: str) -> str:

@@ -54,7 +54,7 @@ def spark(values: Sequence[float]) -> str:
     top = max(values, default=0.0)
     if top <= 0:
         return BLOCKS[0] * len(values)
-    return "".join(BLOCKS[min(7, int(v / top * 7.999))] for v in values)
+    return "".join(BLOCKS[max(0, min(7, int(v / top * 7.999)))] for v in values)
 
 
 def meter(share: float | None, width: int = 20) -> str:
@@ -83,9 +83,9 @@ def _seconds(value: float | None) -> str:
 
 def _verdict(console: Console, checks: Sequence[Check], page: Path) -> None:
     for check in checks:
-        mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
-        console.print(f"{mark} {check.what}: ", Text(check.saw), sep="", highlight=False)
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+        mark = Text("✓", "green") if check.ok else Text("✗", "red")
+        console.print(Text.assemble(mark, f" {check.what}: {check.saw}"))
+    console.print(Text(f"report: {page}"), soft_wrap=True)
 
 
 class _Lines:
@@ -169,14 +169,13 @@ class _Picture:
         if self._latest is not None:
             parts += [self._vms(self._latest), Text(), Text(self._sentence, style="italic")]
         if self._status:
+            parts.append(Text(_numbers(self._status)))
+        # Copies: rich draws in a thread of its own, and `load` appends meanwhile.
+        rate, p99 = tuple(self._rate), tuple(self._p99)
+        if rate:
             parts += [
-                Text(_numbers(self._status)),
-                Text(f"answers/s {spark(self._rate)}  now {self._rate[-1]:.1f}")
-                if self._rate
-                else Text(),
-                Text(f"p99       {spark(self._p99)}  now {_seconds(self._p99[-1])}")
-                if self._p99
-                else Text(),
+                Text(f"answers/s {spark(rate)}  now {rate[-1]:.1f}"),
+                Text(f"p99       {spark(p99)}  now {_seconds(p99[-1])}"),
             ]
         return Panel(Group(*parts), title="lbctl demo", border_style="cyan")
 

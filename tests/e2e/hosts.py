@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -159,6 +158,7 @@ class PhysicalHost:
             # each of these runs whatever became of those before it; the last one comes first
             stack.callback(shutil.rmtree, self.root)
             stack.callback(self._log.close)
+            stack.callback(self._remove_cgroups)
             stack.callback(self._remove_namespace)
             stack.callback(self._end_processes)
             stack.callback(self._calls.close)
@@ -183,16 +183,9 @@ class PhysicalHost:
         return found
 
     def _end_guests(self) -> None:
-        """Before the daemon, which removes their cgroups; else we do."""
-        guests = self.processes("qemu-system")
-        groups = {path for guest in guests for path in _cgroups(guest)}
-        _kill(guests)
+        """Before the daemon, which removes what belonged to them."""
+        _kill(self.processes("qemu-system"))
         until(lambda: not self.processes("qemu-system"), 10, "QEMU does not end")
-        deadline = time.monotonic() + 5
-        while any(group.exists() for group in groups) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for group in groups:
-            _remove_cgroup(group)
 
     def _end_processes(self) -> None:
         if self._daemon is not None:
@@ -203,6 +196,21 @@ class PhysicalHost:
         if self._daemon is not None:
             self._daemon.wait(10)
         until(lambda: not self.processes(), 10, "processes of the namespace do not end")
+
+    def cgroups(self) -> list[Path]:
+        """Those libvirt made for its guests, one a controller. A guest that ends together with the
+        daemon leaves them behind."""
+        logs = (self.root / "var/log/libvirt/qemu").glob("*.log")  # one a guest that ever started
+        return [
+            found
+            for log in logs
+            for found in Path("/sys/fs/cgroup").glob(f"**/machine/qemu-*-{log.stem}.libvirt-qemu")
+        ]
+
+    def _remove_cgroups(self) -> None:
+        for group in self.cgroups():
+            for folder, _, _ in os.walk(group, topdown=False):
+                Path(folder).rmdir()
 
     def _remove_namespace(self) -> None:
         if self._netns.exists():
@@ -242,23 +250,3 @@ def _kill(processes: Sequence[int]) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-
-
-def _cgroups(process: int) -> list[Path]:
-    """The cgroups libvirt made for a guest, one a controller: `…/machine/qemu-1-NAME.libvirt…`."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            at = path.find("/machine")
-            if at >= 0:
-                group = "/".join(path[at:].split("/")[:3])
-                mount = Path("/sys/fs/cgroup") / controllers.removeprefix("name=")
-                found.append(mount / group.lstrip("/"))
-    return found
-
-
-def _remove_cgroup(group: Path) -> None:
-    for folder, _, _ in os.walk(group, topdown=False):
-        with contextlib.suppress(FileNotFoundError):
-            Path(folder).rmdir()
