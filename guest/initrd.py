@@ -16,8 +16,8 @@ from dataclasses import dataclass
 # What stands between the kernel and its root, network included: the driver must be there before
 # the DHCP client starts. modules.dep orders what they need. ext4 is built into Debian's kernel.
 BOOT_DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net")
-# What may come after the application: the power button.
-LATE_DRIVERS = ("evdev", "button")
+# What may come after the application: the agent's channel, the power button.
+LATE_DRIVERS = ("virtio_console", "evdev", "button")
 
 INIT = """\
 #!/busybox sh

@@ -76,6 +76,37 @@ esac
 # SIGRTMIN+4 (34 + 4; busybox knows no such name) tells systemd(1) to start poweroff.target.
 POWER_BUTTON_SCRIPT = "#!/usr/bin/busybox sh\nkill -38 1\n"
 
+AGENT_SCRIPT = """\
+#!/usr/bin/busybox sh
+# As much of QEMU's guest agent as libvirt asks for addresses: on a bridge it has no leases to read.
+port=$(echo /dev/vport*p1)
+[ -c "$port" ] || exit 0  # this host does not ask
+answer() {
+    case "$1" in
+    *guest-sync*)
+        id=${1##*'"id":'} id=${id# }
+        printf '{"return": %s}\\n' "${id%%[!0-9]*}"
+        ;;
+    *guest-network-get-interfaces*)
+        read -r mac </sys/class/net/eth0/address
+        set -- $(/usr/bin/busybox ip -4 -o address show dev eth0)
+        ip=${4%/*} prefix=${4#*/} inet=""
+        [ -z "$ip" ] ||
+            inet='{"ip-address-type": "ipv4", "ip-address": "'$ip'", "prefix": '$prefix'}'
+        printf '{"return": [{"name": "eth0", "hardware-address": "%s", "ip-addresses": [%s]}]}\\n' \
+            "$mac" "$inet"
+        ;;
+    *) printf '{"error": {"class": "CommandNotFound", "desc": "not a command of this guest"}}\\n' ;;
+    esac
+}
+exec 0<>"$port" 1>&0
+while :; do
+    while read -r question; do answer "$question"; done
+    # Nobody at the other end: libvirt comes only after we have opened ours.
+    /usr/bin/busybox sleep 0.5
+done
+"""
+
 
 @dataclass(frozen=True)
 class BootParts:
@@ -122,9 +153,9 @@ def compose(archive: Path, tree: Path, sources: Path) -> BootParts:
                 data.seek(0)
             if not left_out(path) and not entry.isdev() and path not in REPLACED:
                 made.addfile(entry, data)
+        boot = initrd.load_order(modules_dep, initrd.BOOT_DRIVERS)
         late = initrd.load_order(modules_dep, initrd.LATE_DRIVERS)
-        _add_ours(made, sources, {path: modules[path] for path in late})
-    boot = initrd.load_order(modules_dep, initrd.BOOT_DRIVERS)
+        _add_ours(made, sources, {path: modules[path] for path in late if path not in boot})
     return BootParts(kernel, busybox, {path: modules[path] for path in boot})
 
 
@@ -140,6 +171,7 @@ def _add_ours(made: tarfile.TarFile, sources: Path, late: Mapping[str, bytes]) -
     # empty: every guest makes its own, or they would share a DHCP identity
     add_file(made, "etc/machine-id", b"")
     add_file(made, f"{APP_FOLDER}/dhcp", DHCP_SCRIPT.encode(), 0o755)
+    add_file(made, f"{APP_FOLDER}/agent", AGENT_SCRIPT.encode(), 0o755)
     add_file(made, f"{APP_FOLDER}/acpi/PWRF/00000080", POWER_BUTTON_SCRIPT.encode(), 0o755)
     for number, (path, module) in enumerate(late.items()):
         name = f"{number:02}-{initrd.module_name(path)}.ko"

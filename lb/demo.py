@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,6 +56,9 @@ CALIBRATION_CONNECTIONS = 4
 COSTLY_RPS = 60.0
 """Above this rate a request is made dearer, so that the load stays small beside the VMs."""
 RECORD_S = 0.5
+HOPELESS = 2
+"""Launches of the first replica that may fail before the demo says why and ends."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_ANSWERS_S = 90.0
 """How long the load tester may wait for what is still in flight when it is told to finish."""
 
@@ -123,49 +127,73 @@ class Teller:
         self._admin = _free_or_any("127.0.0.1:9900")
         self._control = Path(tempfile.mkdtemp(prefix="lbctl-demo-")) / "load.sock"
         self._load: dict[str, Any] = {}
+        self._acting: asyncio.Task[None] | None = None
 
     async def tell(self) -> Story:
-        """All acts; the story so far where one broke or Ctrl-C came. Leaves nothing running."""
-        acts = spawn(self._acts(), name="demo")
+        """All acts; the story so far where one broke or a signal came. Leaves nothing running:
+        only the acts can be interrupted, never the cleaning up after them."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, acts.cancel)
+        for number in ENDING_SIGNALS:
+            loop.add_signal_handler(number, self._interrupt)
         try:
-            await acts
-        except asyncio.CancelledError:
-            self._story.failure = "interrupted"
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-            self._control.unlink(missing_ok=True)
-            self._control.parent.rmdir()
-        return self._story
-
-    async def _acts(self) -> None:
-        async with self._serving() as balancer:
-            recorder = spawn(self._record(balancer), name="demo recorder")
-            try:
-                await self._boot(balancer)
-                await self._calibrate(balancer)
-                await self._load_acts(balancer)
-            except StoryBroken as error:
-                self._story.failure = str(error)
-            finally:
+            async with self._serving() as balancer:
+                recorder = spawn(self._record(balancer), name="demo recorder")
+                self._acting = spawn(self._acts(balancer), name="demo")
+                await asyncio.wait([self._acting])
+                if self._acting.cancelled():
+                    self._story.failure = "interrupted"
+                elif self._acting.exception() is not None:
+                    self._story.failure = f"a bug: {self._acting.exception()!r}"
                 await cancel(recorder)
                 await self._collect_moments(balancer)
                 self._view.act("retiring the VMs", 12)
+        finally:
+            for number in ENDING_SIGNALS:
+                loop.remove_signal_handler(number)
+            shutil.rmtree(self._control.parent, ignore_errors=True)
+        return self._story
+
+    def _interrupt(self) -> None:
+        if self._acting is not None and not self._acting.done():
+            self._acting.cancel()
+        else:
+            self._view.act("retiring the VMs: this takes some seconds", 12)
+
+    async def _acts(self, balancer: Balancer) -> None:
+        try:
+            await self._boot(balancer)
+            await self._calibrate(balancer)
+            await self._load_acts(balancer)
+        except StoryBroken as error:
+            self._story.failure = str(error)
 
     # --- acts
 
     async def _boot(self, balancer: Balancer) -> None:
         self._view.act("booting the first replica", 12)
+        fleet = balancer.controllers[SERVICE].fleet
         await self._until(
-            lambda: balancer.is_ready()[0], self._pace.boot_limit, "the first replica never served"
+            lambda: (
+                balancer.is_ready()[0] or fleet.gate.failures >= HOPELESS or self._lost(balancer)
+            ),
+            self._pace.boot_limit,
+            "the first replica never served",
         )
+        if not balancer.is_ready()[0]:
+            raise StoryBroken(await self._trouble(balancer))
         # the CPU limit is set a moment after it serves; what follows must be measured under it
         await self._until(
             lambda: self._limit_settled(balancer), 15.0, "no CPU figures of the first replica"
         )
+
+    def _lost(self, balancer: Balancer) -> bool:
+        return bool(balancer.controllers[SERVICE].unreachable)
+
+    async def _trouble(self, balancer: Balancer) -> str:
+        """The newest failure in the journal's words."""
+        events = await balancer.journal.events(since_id=None, limit=100, service=None)
+        told = [e.message for e in events if e.kind in ("vm.failed", "host.unreachable")]
+        return told[-1] if told else "the first replica never served"
 
     async def _calibrate(self, balancer: Balancer) -> None:
         """What can one replica serve? The scaler is held at one meanwhile."""
@@ -212,12 +240,14 @@ class Teller:
             max_seconds=900.0,
         )
         async with self._load_process(settings) as result_of:
+            hurry = True
             try:
                 await self._play(balancer, low, high)
+                hurry = False
             finally:
                 # also where an act broke: the report shows how far the story came
                 with contextlib.suppress(OSError, LoadtestError):
-                    self._story.result = await result_of()
+                    self._story.result = await result_of(hurry)
                     self._align(self._story.result)
 
     async def _play(self, balancer: Balancer, low: float, high: float) -> None:
@@ -250,7 +280,9 @@ class Teller:
     # --- the load
 
     @contextlib.asynccontextmanager
-    async def _load_process(self, settings: Settings) -> AsyncIterator[Callable[[], Any]]:
+    async def _load_process(
+        self, settings: Settings
+    ) -> AsyncIterator[Callable[[bool], Awaitable[Result]]]:
         """The load tester in a process of its own: it must not share our event loop."""
         result_file = self._control.parent / "result.json"
         context = multiprocessing.get_context("spawn")
@@ -258,8 +290,11 @@ class Teller:
         process.start()
         follower = spawn(self._follow_load(), name="demo load status")
 
-        async def finish() -> Result:
-            await asyncio.to_thread(self._ask, "PATCH", {"finish": True})
+        async def finish(hurry: bool) -> Result:
+            if hurry:
+                process.terminate()  # it ends with the result so far
+            else:
+                await asyncio.to_thread(self._ask, "PATCH", {"finish": True})
             await asyncio.to_thread(process.join, LAST_ANSWERS_S)
             return Result.read(result_file)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Coroutine
@@ -44,6 +45,9 @@ from lb.pool import Change, Pool
 from lb.tasks import spawn
 
 log = logging.getLogger(__name__)
+
+FILES = 65536
+"""Open files we ask for, as far as the hard limit allows."""
 
 FRESH_INTERVALS = 2.5
 """A signal older than so many sampling intervals is missing: one lost sample is forgiven."""
@@ -192,7 +196,7 @@ class Balancer:
         try:
             await host.open()
         except HypervisorError as error:
-            # the controller goes on trying, and serving does not wait for it
+            # the controller goes on trying (each listing reconnects), serving does not wait for it
             self._host_errors[host.name] = str(error)
             log.warning("%s", error)
 
@@ -240,6 +244,7 @@ class Balancer:
         for name, service in self._services.items():
             part = config.service.get(name)
             if part is None:
+                log.warning("service %s is gone from the configuration: that needs a restart", name)
                 continue
             for address in set(service.config.backends) - set(part.backends):
                 if address in service.pool:  # else an operator was faster
@@ -445,8 +450,17 @@ def _longest_goodbye(vm: VmConfig | None) -> float:
 
 def run(config: Config, home: Path, retire_vms: bool, config_path: Path | None) -> int:
     """Serve until SIGTERM or SIGINT. Raises LbError where it cannot start. Returns 0."""
+    _raise_file_limit()
     with Installation(home) as installation:
         return uvloop.run(_serve(config, installation, retire_vms, config_path))
+
+
+def _raise_file_limit() -> None:
+    """Each request is a client's connection and a backend's: the usual 1024 files are soon gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(

@@ -381,7 +381,8 @@ def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
     file = tmp_path / "lb.toml"
     file.write_text(
         '[[hypervisor]]\nname = "a"\n[[hypervisor]]\nname = "b"\nuri = "qemu:///system"\n'
-        '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.vm]\n[service.my-app.scale]\nmax = 7\n'
+        '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.vm]\n'
+        "[service.my-app.scale]\nmax = 7\n"
     )
     for args in ((), ("-c", str(file))):
         shown = parse_config(tomllib.loads(lbctl("config", "show", *args).stdout))

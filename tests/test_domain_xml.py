@@ -19,6 +19,7 @@ from autoscale.domain_xml import (
     domain_xml,
     host_cpu_xml,
     host_offers_kvm,
+    host_relabels,
     identity_element,
     identity_xml,
     parse_identity,
@@ -89,6 +90,13 @@ def test_a_network_of_libvirt_needs_no_forwarding(network: str, kind: str, sourc
     assert interface.get("type") == kind
     assert interface.find("source").attrib == {kind: source}  # type: ignore[union-attr]
     assert not list(domain.iter(f"{{{QEMU_URI}}}arg"))
+    agent = domain.find("devices/channel/target")
+    assert agent is not None, "a bridge has no leases: the guest must be able to tell its address"
+    assert agent.get("name") == "org.qemu.guest_agent.0"
+
+
+def test_a_forwarded_port_needs_no_agent() -> None:
+    assert xml().find("devices/channel") is None
 
 
 def test_what_kvm_and_emulation_get_as_a_cpu() -> None:
@@ -102,10 +110,32 @@ def test_what_kvm_and_emulation_get_as_a_cpu() -> None:
     assert [f.get("name") for f in emulated.findall("feature")] == ["rdrand"]
 
 
-def test_without_a_console_or_an_initrd_they_are_left_out() -> None:
-    domain = xml(replace(SPEC, initrd=""), replace(USER, console_log=""))
-    assert domain.find("os/initrd") is None
-    assert domain.find("devices/serial") is None
+def test_without_an_initrd_it_is_left_out() -> None:
+    assert xml(replace(SPEC, initrd="")).find("os/initrd") is None
+
+
+def test_a_guest_always_has_a_console() -> None:
+    """Without one its units fail to open /dev/console, and the application never starts."""
+    kept = xml().find("devices/serial")
+    assert kept is not None
+    assert kept.get("type") == "file"
+    elsewhere = xml(host=replace(USER, console_log="")).find("devices/serial")
+    assert elsewhere is not None
+    assert elsewhere.get("type") == "pty"
+
+
+def test_the_shared_disk_keeps_its_owner() -> None:
+    """libvirtd would give it to the user that runs QEMU, and not back: another VM may use it."""
+    label = xml(host=replace(USER, relabels=True)).find("devices/disk/source/seclabel")
+    assert label is not None
+    assert label.attrib == {"model": "dac", "relabel": "no"}
+    assert xml().find("devices/disk/source/seclabel") is None, "refused where there is no dac"
+
+
+def test_nothing_of_qemu_goes_to_the_test_driver() -> None:
+    domain = xml(host=HostSettings("test", "network:default", ""))
+    for element in ("disk", "serial", "channel"):
+        assert domain.find(f"devices/{element}") is None
 
 
 # --- identity
@@ -179,6 +209,16 @@ def test_kvm_needs_the_cpu_to_show_that_it_can() -> None:
     assert not host_offers_kvm(
         OFFERED.replace('<domain type="kvm"/>', ""), '<cpu><feature name="vmx"/></cpu>'
     )
+
+
+def test_whether_a_host_changes_the_owner_of_files() -> None:
+    def capable(*models: str) -> str:
+        inner = "".join(f"<secmodel><model>{m}</model><doi>0</doi></secmodel>" for m in models)
+        return f"<capabilities><host>{inner}</host></capabilities>"
+
+    assert host_relabels(capable("none", "dac"))
+    assert not host_relabels(capable("none"))
+    assert not host_relabels(capable())
 
 
 def test_the_hosts_cpu_out_of_its_capabilities() -> None:

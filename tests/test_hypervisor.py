@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,6 +171,65 @@ async def test_machines_that_are_not_ours_are_never_touched(
     domain = host._conn.lookupByName(name)
     assert domain.isActive()
     assert domain.XMLDesc(0) == before
+
+
+# --- addresses
+
+
+class Answering:
+    """A connection whose domains answer `interfaceAddresses` by script: by source, or an error."""
+
+    def __init__(self, conn: Any, answers: dict[int, Any]) -> None:
+        self._conn = conn
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    def lookupByName(self, name: str) -> Any:  # noqa: N802 - libvirt's name
+        return Answering(self._conn.lookupByName(name), self._answers)
+
+    def interfaceAddresses(self, source: int) -> Any:  # noqa: N802
+        if source not in self._answers:
+            raise libvirt.libvirtError("not configured")
+        return self._answers[source]
+
+
+def interface(*addresses: str) -> dict[str, Any]:
+    kinds = [libvirt.VIR_IP_ADDR_TYPE_IPV6 if ":" in a else 0 for a in addresses]
+    found = [{"addr": a, "type": kind} for a, kind in zip(addresses, kinds, strict=True)]
+    return {"hwaddr": "52:54:00:00:00:01", "addrs": found or None}
+
+
+LEASE = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE
+AGENT = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+ARP = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP
+
+
+@pytest.mark.parametrize(
+    ("answers", "address"),
+    [
+        pytest.param({LEASE: {"vnet0": interface("10.0.0.5")}}, "10.0.0.5:8080", id="lease"),
+        pytest.param(
+            {LEASE: {}, AGENT: {"lo": interface("127.0.0.1"), "eth0": interface("10.0.0.6")}},
+            "10.0.0.6:8080",
+            id="agent, where a bridge has no leases",
+        ),
+        pytest.param(
+            {LEASE: {}, ARP: {"vnet0": interface("10.0.0.7")}}, "10.0.0.7:8080", id="no agent"
+        ),
+        pytest.param({LEASE: {"vnet0": interface()}}, None, id="no address yet"),
+        pytest.param({AGENT: {"eth0": interface("fe80::1")}}, None, id="no IPv4 address yet"),
+        pytest.param({AGENT: {"eth0": interface("127.0.0.2")}}, None, id="our own loopback"),
+        pytest.param({}, None, id="nobody knows"),
+    ],
+)
+async def test_an_address_comes_from_whoever_knows_it(
+    host: LibvirtHypervisor, answers: dict[int, Any], address: str | None
+) -> None:
+    identity = await host.create(spec())
+    host._conn = Answering(host._conn, answers)
+    assert await host.address("web-000001", identity) == address
 
 
 # --- errors

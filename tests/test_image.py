@@ -403,15 +403,15 @@ def test_what_a_replica_never_reads_is_left_out(path: str, out: bool) -> None:
 
 def test_the_tree_is_composed(tmp_path: Path) -> None:
     modules = "usr/lib/modules/6.1/"
-    dep = "".join(
-        f"{name}.ko:\n" for name in ("virtio_pci", "virtio_blk", "virtio_net", "evdev", "button")
-    )
+    drivers = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "evdev", "button")
+    dep = "".join(f"{name}.ko:\n" for name in drivers)
+    needing = dep.replace("virtio_console.ko:", "virtio_console.ko: virtio_net.ko")
     given_files = {
         "./boot/vmlinuz-6.1": b"KERNEL",
         "./usr/bin/busybox": b"BUSYBOX",
         "./etc/machine-id": b"0123",
         "./etc/passwd": b"root",
-        f"./{modules}modules.dep": dep.encode(),
+        f"./{modules}modules.dep": needing.encode(),
         f"./{modules}nfs.ko": b"nfs",
         **{f"./{modules}{line.rstrip(':')}": line.encode() for line in dep.split()},
     }
@@ -435,9 +435,11 @@ def test_the_tree_is_composed(tmp_path: Path) -> None:
         assert machine_id.read() == b""
         assert tree.getmember("./etc/passwd").uid == 7
         assert tree.getmember("etc/systemd/system/default.target").linkname == "replica.target"
-        assert tree.getmember("usr/lib/webapp/dhcp").mode & 0o111
+        for script in ("dhcp", "agent"):
+            assert tree.getmember(f"usr/lib/webapp/{script}").mode & 0o111
     assert {"usr/bin/busybox", "etc/systemd/system/webapp.service"} <= kept
-    assert {"usr/lib/webapp/drivers/00-evdev.ko", "usr/lib/webapp/drivers/01-button.ko"} <= kept
+    late = sorted(name.rpartition("/")[2] for name in kept if "/drivers/" in name)
+    assert late == ["00-virtio_console.ko", "01-evdev.ko", "02-button.ko"], "none a second time"
     assert not kept & {"dev/null", "boot/vmlinuz-6.1", modules + "nfs.ko"}
 
 

@@ -16,7 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import libvirt
 
@@ -80,6 +80,7 @@ class PhysicalHost:
         self._netns = Path("/run/netns") / self.name
         self._log = (self.root / "libvirtd.log").open("ab")
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._spawned: list[subprocess.Popen[bytes]] = []
         self._calls = DaemonThreads(1, self.name)
         self._conn: Any = None
 
@@ -87,8 +88,21 @@ class PhysicalHost:
     def uri(self) -> str:
         return f"qemu+unix:///system?socket={self.root}/run/libvirt/libvirt-sock"
 
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Namespaces and daemon; returns when libvirt answers."""
+        missing = {package for tool, package in TOOLS.items() if not shutil.which(tool)}
+        assert not missing, f"apt-get install {' '.join(sorted(missing))}"
         for folder in (*FOLDERS, "cgroup"):
             (self.root / folder).mkdir(parents=True)
         conf = self.root / "etc/libvirt"
@@ -124,13 +138,15 @@ class PhysicalHost:
 
     def spawn(self, *command: str) -> subprocess.Popen[bytes]:
         """A process inside. It ends with the host at the latest."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["nsenter", f"--net={self._netns}", *command],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             cwd="/",
         )
+        self._spawned.append(process)
+        return process
 
     def api(self, work: Callable[[Any], T], seconds: float = 30.0) -> T:
         """Call `work(connection)`, on a thread, because a daemon that hangs must not hang us."""
@@ -161,8 +177,14 @@ class PhysicalHost:
             stack.callback(self._remove_cgroups)
             stack.callback(self._remove_namespace)
             stack.callback(self._end_processes)
-            stack.callback(self._calls.close)
+            stack.callback(self._disconnect)
             stack.callback(self._end_guests)
+
+    def _disconnect(self) -> None:
+        if self._conn is not None:
+            with contextlib.suppress(TimeoutError, libvirt.libvirtError):
+                self.api(lambda conn: conn.close(), 5)
+        self._calls.close()
 
     def processes(self, name: str = "") -> list[int]:
         """Who runs in the namespace: started by us, or by what we started."""
@@ -193,8 +215,8 @@ class PhysicalHost:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._daemon.wait(10)
         _kill(self.processes())
-        if self._daemon is not None:
-            self._daemon.wait(10)
+        for process in self._spawned:
+            process.wait(10)
         until(lambda: not self.processes(), 10, "processes of the namespace do not end")
 
     def cgroups(self) -> list[Path]:
@@ -204,7 +226,10 @@ class PhysicalHost:
         return [
             found
             for log in logs
-            for found in Path("/sys/fs/cgroup").glob(f"**/machine/qemu-*-{log.stem}.libvirt-qemu")
+            for above in ("", "*/")  # cgroups version 2, version 1
+            for found in Path("/sys/fs/cgroup").glob(
+                f"{above}machine/qemu-*-{log.stem}.libvirt-qemu"
+            )
         ]
 
     def _remove_cgroups(self) -> None:
@@ -215,22 +240,6 @@ class PhysicalHost:
     def _remove_namespace(self) -> None:
         if self._netns.exists():
             _run("ip", "netns", "delete", self.name)
-
-
-def missing_tools() -> list[str]:
-    """Packages without which there is no host."""
-    return sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
-
-
-@contextlib.contextmanager
-def physical_host(qemu_conf: str = QEMU_CONF) -> Iterator[PhysicalHost]:
-    """A host that runs, and is gone afterwards."""
-    host = PhysicalHost(qemu_conf)
-    try:
-        host.start()
-        yield host
-    finally:
-        host.close()
 
 
 def _run(*command: str) -> str:
