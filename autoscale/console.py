@@ -5,21 +5,26 @@ Owns that folder. It must not know libvirt: QEMU writes the files by itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 TAIL_BYTES = 16384
 
 
 class Consoles:
-    """`FOLDER/NAME.log`, made before a VM starts and removed after it ended."""
+    """`FOLDER/HOST@VM.log`, made before a VM starts and removed after it ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str) -> None:
         self._folder = folder
+        self._prefix = f"{host}@"
+        self._prepared: set[str] = set()
 
     def prepare(self, vm: str) -> str:
         """The path QEMU shall write to; its folder exists after this."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._prepared.add(vm)
         return str(self._path(vm))
 
     def tail(self, vm: str, lines: int) -> str:
@@ -34,7 +39,16 @@ class Consoles:
         return "\n".join(text.replace("\r", "").splitlines()[-lines:])
 
     def remove(self, vm: str) -> None:
-        self._path(vm).unlink(missing_ok=True)
+        self._prepared.discard(vm)
+        with contextlib.suppress(OSError):  # a file left over is no reason to fail
+            self._path(vm).unlink(missing_ok=True)
+
+    def sweep(self, there: Collection[str]) -> None:
+        """Remove the files of those that are neither there nor being started by this process."""
+        for path in list(self._folder.glob("*.log")):
+            host, _, vm = path.stem.rpartition("@")
+            if f"{host}@" == self._prefix and vm not in there and vm not in self._prepared:
+                self.remove(vm)
 
     def _path(self, vm: str) -> Path:
-        return self._folder / f"{vm}.log"
+        return self._folder / f"{self._prefix}{vm}.log"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -30,10 +31,10 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The real one."""
+    """The real one: the clock that fleet and adapter read too."""
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
     async def wait(self, wake: asyncio.Event, seconds: float) -> None:
         try:
@@ -59,8 +60,9 @@ class Controller:
     ) -> None:
         self.fleet = fleet
         self.rules = rules
+        """May be replaced at any time: they count from the next tick. So may `interval_s`."""
+        self.interval_s = interval_s
         self._hosts = hosts
-        self._interval = interval_s
         self._clock = clock
         self._note = note
         self._decided = decided
@@ -99,9 +101,13 @@ class Controller:
                 await self.tick()
             except Exception:
                 log.exception("a tick of the scaler failed")
-            if self._retiring and self.fleet.all_hosts_seen and not self.fleet.counts().existing:
+            if self._retiring and not self.fleet.counts().existing and self._all_asked():
                 return
-            await self._clock.wait(self._wake, self._interval)
+            await self._clock.wait(self._wake, self.interval_s)
+
+    def _all_asked(self) -> bool:
+        """Every host was listed, or does not answer: waiting for one such retires nobody."""
+        return self.fleet.all_hosts_seen or set(self._down) >= self.fleet.unseen_hosts
 
     async def tick(self) -> None:
         """One pass. Only the listing awaits; everything after it happens at one instant."""
@@ -161,7 +167,7 @@ class Controller:
         for sample in samples:
             base = self._bases.get(sample.vm)
             vm = self.fleet.get(sample.vm)
-            if base is not None and 0 <= sample.at - base.at < self._interval / 2:
+            if base is not None and 0 <= sample.at - base.at < self.interval_s / 2:
                 continue
             bases[sample.vm] = sample
             if vm is not None:
@@ -179,7 +185,7 @@ class Controller:
             self._state = State.start(counts.active, self.rules)
         signals = {status.name: status.signal for status in self.fleet.statuses() if status.signal}
         decision, self._state = policy.decide(
-            signals, self.fleet.ready_names(), counts, self._state, self.rules, now
+            signals, self.fleet.serving_names(), counts, self._state, self.rules, now
         )
         return decision
 

@@ -7,7 +7,9 @@ root's layout and its qemu.conf; it must not import libvirt.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 from autoscale.host import HostUnreachable
 
@@ -18,47 +20,80 @@ _LONGEST_SOCKET = "lib/qemu/domain-99999-nnnnnnnnnnnnnnnnnnnn/monitor.sock"
 """libvirt keeps at most 20 characters of a domain's name here."""
 
 
+_QEMU_CONF = """\
+# QEMU runs as whoever runs us, so that the home folder need not be open to anybody else.
+user = "+{uid}"
+group = "+{gid}"
+security_driver = "none"
+stdio_handler = "file"
+# It can read its files already: nothing is to be chowned, or remembered about owners.
+dynamic_ownership = 0
+remember_owner = 0
+"""
+
+
 def root_folder(home: Path) -> Path:
     return home / "libvirt"
 
 
-def excess_path_length(home: Path) -> int:
-    """By how many characters LBCTL_HOME is too long for libvirt's sockets; 0 where it fits."""
-    return max(0, len(os.fsencode(root_folder(home) / _LONGEST_SOCKET)) - LONGEST_SOCKET_PATH)
+def excess_path_length(root: Path) -> int:
+    """By how many characters a root is too long for libvirt's sockets; 0 where it fits."""
+    return max(0, len(os.fsencode(root / _LONGEST_SOCKET)) - LONGEST_SOCKET_PATH)
 
 
-def prepare_root(home: Path) -> None:
-    """Make the root and its configuration. Raises HostUnreachable with what to do."""
-    root = root_folder(home)
-    excess = excess_path_length(home)
-    if excess:
-        raise HostUnreachable(
-            f"{root} is {excess} characters too long for libvirt's sockets:"
-            " set LBCTL_HOME to a shorter folder"
-        )
-    try:
-        (root / "etc").mkdir(parents=True, exist_ok=True)
-        # QEMU runs as whoever runs us, so that the home folder need not be open to anybody else.
-        (root / "etc" / "qemu.conf").write_text(
-            f'user = "+{os.getuid()}"\ngroup = "+{os.getgid()}"\n'
-            'security_driver = "none"\nstdio_handler = "file"\n'
-            # It can read its files already: nothing is to be chowned, or remembered about owners.
-            "dynamic_ownership = 0\nremember_owner = 0\n",
-            encoding="utf-8",
-        )
-    except OSError as error:
-        raise HostUnreachable(
-            f"cannot prepare {root}: {error.strerror}: set LBCTL_HOME to a folder you can write"
-        ) from error
+@dataclass(frozen=True, slots=True)
+class EmbeddedRoot:
+    """The root that one `qemu:///embed` connection uses."""
 
+    uri: str
+    """With its root spelt out."""
+    folder: Path
+    chosen: bool
+    """Whether the operator wrote it into the URI; else it is in our home folder."""
 
-def explain_open(uri: str, home: Path, message: str) -> str:
-    """libvirt's reason for not opening a connection → what to do about it."""
-    text = message.lower()
-    if "driver.pid" in text or "pid file" in text:
-        return f"another process is using {root_folder(home)}: stop it, or set LBCTL_HOME"
-    if "libvirt-qemu" in text:
-        return "the user libvirt-qemu is missing: install the package libvirt-daemon-system"
-    if "no connection driver" in text:
-        return f"libvirt has no driver for {uri}: install the package libvirt-daemon-driver-qemu"
-    return f"cannot open {uri}: {message}"
+    @staticmethod
+    def of(uri: str, home: Path) -> EmbeddedRoot | None:
+        """None where the URI is another driver's."""
+        if not uri.startswith("qemu:///embed"):
+            return None
+        roots = parse_qs(urlsplit(uri).query).get("root", [])
+        if roots:
+            return EmbeddedRoot(uri, Path(roots[-1]), chosen=True)
+        folder = root_folder(home)
+        joint = "&" if "?" in uri else "?"
+        return EmbeddedRoot(f"{uri}{joint}root={quote(str(folder))}", folder, chosen=False)
+
+    @property
+    def _setting(self) -> str:
+        return "root= in the hypervisor's uri" if self.chosen else "LBCTL_HOME"
+
+    def prepare(self) -> None:
+        """Make it and its configuration. Raises HostUnreachable with what to do."""
+        excess = excess_path_length(self.folder)
+        if excess:
+            raise HostUnreachable(
+                f"{self.folder} is {excess} characters too long for libvirt's sockets:"
+                f" set {self._setting} to a shorter folder"
+            )
+        conf = self.folder / "etc" / "qemu.conf"
+        if self.chosen and conf.exists():
+            return  # the operator's own
+        try:
+            conf.parent.mkdir(parents=True, exist_ok=True)
+            conf.write_text(_QEMU_CONF.format(uid=os.getuid(), gid=os.getgid()), encoding="utf-8")
+        except OSError as error:
+            raise HostUnreachable(
+                f"cannot prepare {self.folder}: {error.strerror}:"
+                f" set {self._setting} to a folder you can write"
+            ) from error
+
+    def explain(self, message: str) -> str:
+        """libvirt's reason for not opening it → what to do about it."""
+        text = message.lower()
+        if "driver.pid" in text or "pid file" in text:
+            return f"another process is using {self.folder}: stop it, or set {self._setting}"
+        if "libvirt-qemu" in text:
+            return "the user libvirt-qemu is missing: install the package libvirt-daemon-system"
+        if "no connection driver" in text:
+            return "libvirt has no driver for it: install the package libvirt-daemon-driver-qemu"
+        return message

@@ -41,7 +41,16 @@ from autoscale.model import (
     VmStatus,
 )
 from autoscale.placement import Candidate, HostRoom, choose_host, choose_victim
-from autoscale.vm import FAILURE_WORDS, BootFiles, Vm, VmShape, is_sick
+from autoscale.vm import (
+    FAILURE_WORDS,
+    BootFiles,
+    Vm,
+    VmShape,
+    count,
+    is_available,
+    is_sick,
+    who_serves,
+)
 
 log = logging.getLogger(__name__)
 
@@ -94,24 +103,20 @@ class VmFleet:
         self._seen_hosts: set[str] = set()
         self._to_replace = 0
         self._launch_reason = Reason.BELOW_MIN
-        self._limits_work = True
+        self._without_limits: set[str] = set()
 
     # --- reading
 
     def counts(self) -> Fleet:
         """How many there are, by state; a launch under way exists already."""
-        states = [vm.state for vm in self._vms.values()]
-        return Fleet(
-            service=self.service,
-            ready=states.count(VmState.READY),
-            booting=states.count(VmState.BOOTING) + states.count(VmState.DEFINED),
-            standby=states.count(VmState.STANDBY),
-            draining=states.count(VmState.DRAINING) + states.count(VmState.FAILED),
-            existing=len(states),
-        )
+        return count(self.service, self._vms.values(), self._load(), self._gate.failures)
 
     def ready_names(self) -> tuple[str, ...]:
         return tuple(vm.name for vm in self._vms.values() if vm.state is VmState.READY)
+
+    def serving_names(self) -> tuple[str, ...]:
+        """Those whose CPU says how loaded the service is."""
+        return who_serves(self._vms.values(), self._load())
 
     def statuses(self) -> tuple[VmStatus, ...]:
         now = self._clock()
@@ -127,7 +132,11 @@ class VmFleet:
     @property
     def all_hosts_seen(self) -> bool:
         """False until every host was listed once: before that, VMs may exist that we don't know."""
-        return self._seen_hosts >= set(self._hosts)
+        return not self.unseen_hosts
+
+    @property
+    def unseen_hosts(self) -> set[str]:
+        return set(self._hosts) - self._seen_hosts
 
     def __repr__(self) -> str:
         counts = self.counts()
@@ -172,7 +181,7 @@ class VmFleet:
 
     def _vanished(self, vm: Vm, now: float) -> None:
         if vm.state in (VmState.DRAINING, VmState.FAILED):
-            reason, words = Reason.DRAINED, "gone"
+            reason, words = vm.left_because or Reason.DRAINED, "gone"
         else:
             reason, words = Reason.CRASHED, FAILURE_WORDS[Reason.CRASHED]
             self._count_failure(vm, now)
@@ -217,6 +226,11 @@ class VmFleet:
 
     def _advance(self, vm: Vm, load: PoolLoad, now: float) -> None:
         match vm.state:
+            case VmState.DEFINED:
+                # nothing is under way for it: its creation ended without a word
+                if now - vm.since > self.shape.boot_timeout_s:
+                    vm.created_at = now
+                    self._fail(vm, Reason.BOOT_TIMEOUT, now)
             case VmState.BOOTING:
                 self._advance_booting(vm, load, now)
             case VmState.READY:
@@ -230,7 +244,7 @@ class VmFleet:
 
     def _advance_booting(self, vm: Vm, load: PoolLoad, now: float) -> None:
         backend = load.of(vm.name)
-        if backend is not None and backend.lifecycle == "ready" and backend.healthy:
+        if backend is not None and backend.available:
             vm.move(VmState.READY, now)
             took = now - vm.started_at
             if not vm.adopted:
@@ -239,7 +253,7 @@ class VmFleet:
             self._note(
                 "vm.ready",
                 vm,
-                Reason.ADOPTED if vm.adopted else Reason.STEADY,
+                vm.reason,
                 f"{vm.name} serves at {vm.address}, {took:.1f} s after it was asked for",
                 seconds=round(took, 3),
             )
@@ -258,7 +272,8 @@ class VmFleet:
             # as long as a whole boot may take: an overloaded replica must not be killed for it
             self._fail(vm, Reason.UNHEALTHY, now)
             return
-        if not vm.limited and self._limits_work and vm.identity.cpu_limit < self.shape.vcpus:
+        limit = vm.identity.cpu_limit < self.shape.vcpus and vm.host not in self._without_limits
+        if limit and not vm.limited:
             self._do(vm, self._limit(vm), "limit CPU")
 
     def _advance_draining(self, vm: Vm, load: PoolLoad, now: float) -> None:
@@ -336,7 +351,10 @@ class VmFleet:
     async def _create(self, vm: Vm, uuid: UUID) -> None:
         try:
             vm.identity = await self._hosts[vm.host].create(self._spec(vm, uuid))
-        except HypervisorError as error:
+        except Exception as error:
+            # whatever it is, a VM whose creation is over must not stay "being created" for ever
+            if not isinstance(error, HypervisorError):
+                log.exception("creating %s", vm.name)
             now = self._clock()
             vm.created_at = now
             if vm.state is not VmState.FAILED:  # a listing may have shown it dead before the answer
@@ -379,8 +397,9 @@ class VmFleet:
             await self._hosts[vm.host].set_cpu_limit(vm.name, vm.identity.cpu_limit)
             vm.limited = True
         except LimitUnsupported as error:
-            self._limits_work = False
-            self._note("host.no_limits", vm, Reason.LAUNCH_FAILED, f"{error}; going on without")
+            if vm.host not in self._without_limits:
+                self._without_limits.add(vm.host)
+                self._note("host.no_limits", vm, Reason.NO_CPU_LIMITS, f"{error}; going on without")
 
     # --- shrinking
 
@@ -392,7 +411,7 @@ class VmFleet:
                 candidates.append(
                     Candidate(
                         vm.name,
-                        vm.state is VmState.READY,
+                        is_available(vm, load),
                         backend.in_flight if backend else 0,
                         now - vm.started_at,
                     )
@@ -445,8 +464,8 @@ class VmFleet:
         )
 
     def _leave_pool(self, vm: Vm, reason: Reason) -> None:
-        if not vm.left_pool:
-            vm.left_pool = True
+        if vm.left_because is None:
+            vm.left_because = reason
             self._emit(ScaleEvent(EventKind.LEAVE, self.service, vm.name, reason))
 
     # --- acting

@@ -14,17 +14,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
 
-from autoscale import domain_xml
+from autoscale import domain_xml, verdicts
 from autoscale.console import Consoles
 from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
-from autoscale.embedded import explain_open, prepare_root, root_folder
+from autoscale.embedded import EmbeddedRoot
 from autoscale.host import (
     Domain,
     DomainRefused,
@@ -35,8 +34,9 @@ from autoscale.host import (
     NoSuchDomain,
     PowerState,
 )
+from autoscale.known import Known, KnownDomains
 from autoscale.signals import sample_from_stats
-from autoscale.threads import DaemonThreads
+from autoscale.threads import NoAnswer, OneLoop, TimedCalls
 
 T = TypeVar("T")
 
@@ -63,55 +63,21 @@ _POWER = {
     libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
     libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
 }
-_LOST = {
-    libvirt.VIR_ERR_NO_CONNECT,
-    libvirt.VIR_ERR_INVALID_CONN,
-    libvirt.VIR_ERR_RPC,
-    libvirt.VIR_ERR_SYSTEM_ERROR,
-    libvirt.VIR_ERR_AUTH_FAILED,
-}
 _ADDRESS_SOURCES = (
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
 )
 
-_event_loop_lock = threading.Lock()
-_event_loop_runs = False
+
+def _register_event_loop() -> None:
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    libvirt.virEventRegisterDefaultImpl()
 
 
-def _run_event_loop() -> None:
-    """libvirt's own event loop on one daemon thread, once per process, before any open.
-
-    libvirtaio is not used: an event due at 0.5 s was seen delivered at 3.0 s through it.
-    """
-    global _event_loop_runs
-    with _event_loop_lock:
-        if _event_loop_runs:
-            return
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_serve_events, name="libvirt-events", daemon=True).start()
-        _event_loop_runs = True
-
-
-def _serve_events() -> None:
-    while True:
-        try:
-            libvirt.virEventRunDefaultImpl()
-        except libvirt.libvirtError:
-            time.sleep(0.1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What we remember of a domain between two listings, by UUID."""
-
-    name: str
-    identity: Identity | None
-    """None: not ours, and never touched."""
-    limit_cores: float | None = None
-    """The CPU limit in force, None for none."""
+_events = OneLoop("libvirt-events", _register_event_loop, lambda: libvirt.virEventRunDefaultImpl())
+"""libvirt's own event loop, once per process, before any open. libvirtaio is not used: an event
+due at 0.5 s was seen delivered at 3.0 s through it."""
 
 
 class LibvirtHypervisor:
@@ -131,29 +97,25 @@ class LibvirtHypervisor:
     ) -> None:
         self._name = name
         self._instance = instance
-        self._home = home
-        self._consoles = Consoles(home / "console")
-        self._embedded = uri.startswith("qemu:///embed")
-        self._uri = uri
-        if self._embedded and "?" not in uri:
-            self._uri = f"{uri}?root={root_folder(home)}"
+        self._consoles = Consoles(home / "console", name)
+        self._embedded = EmbeddedRoot.of(uri, home)
+        self._uri = self._embedded.uri if self._embedded else uri
         self._is_test = uri.startswith("test:")
-        self._local_files = self._embedded or uri.startswith("qemu:///session")
+        self._local_files = self._embedded is not None or uri.startswith("qemu:///session")
         self._domain_type = domain_type
         self._network = network
         if network == "auto":
             self._network = "user" if self._local_files else "network:default"
-        self._timeout = call_timeout
         self._clock = clock
-        self._threads = DaemonThreads(THREADS, f"libvirt-{name}")
-        self._hanging: list[Future[Any]] = []
+        self._calls = TimedCalls(THREADS, f"libvirt-{name}", call_timeout)
         self._closed = False
+        self._connecting = threading.Lock()
         self._conn: Any = None
         self._info: HostInfo | None = None
         self._relabels = False
         self._tried_at = -RECONNECT_S
-        self._known: dict[str, _Known] = {}
-        self._known_lock = threading.Lock()
+        self._known = KnownDomains()
+        self._swept = False
         self._callbacks: list[Callable[[str], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -170,33 +132,63 @@ class LibvirtHypervisor:
     async def open(self) -> HostInfo:
         """Connect. Raises HostUnreachable with what to do about it."""
         self._loop = asyncio.get_running_loop()
-        return await self._call(self._connect)
+        return await self._call(self._opened)
 
     async def close(self) -> None:
+        self._closed = True  # first: whoever connects meanwhile sees it, and lets go again
         conn, self._conn, self._info = self._conn, None, None
         if conn is not None:
             with contextlib.suppress(HypervisorError):
-                await self._call(lambda: conn.close())
-        self._closed = True
-        self._threads.close()
+                await self._run(lambda: conn.close())
+        self._calls.close()
 
-    def _connect(self) -> HostInfo:
+    def _opened(self) -> HostInfo:
+        with self._connecting:
+            if not self._alive():
+                self._connect()
+            if self._info is None:
+                raise HostUnreachable(f"{self._name}: the connection is closed")
+            return self._info
+
+    def _alive(self) -> Any:
+        """The connection, None where it is lost."""
+        conn = self._conn
+        return conn if conn is not None and conn.isAlive() else None
+
+    def _connect(self) -> Any:
+        """Only with `_connecting` held: two at once would leave one connection nobody closes."""
+        dead, self._conn = self._conn, None
+        if dead is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                dead.close()
         if self._embedded:
-            prepare_root(self._home)
-        _run_event_loop()
+            self._embedded.prepare()
+        _events.start()
         try:
             conn = libvirt.open(self._uri)
         except libvirt.libvirtError as error:
-            raise HostUnreachable(explain_open(self._uri, self._home, _line(error))) from error
-        with contextlib.suppress(libvirt.libvirtError):
-            conn.setKeepAlive(5, 3)  # local drivers have none
-        conn.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None
-        )
-        self._conn = conn
-        self._known.clear()
-        self._info = self._describe(conn)
-        return self._info
+            reason = _line(error)
+            if self._embedded:
+                reason = self._embedded.explain(reason)
+            raise HostUnreachable(f"cannot open {self._uri}: {reason}") from error
+        try:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.setKeepAlive(5, 3)  # local drivers have none
+            conn.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None
+            )
+            info = self._describe(conn)
+        except libvirt.libvirtError:
+            conn.close()
+            raise
+        self._known.forget()
+        self._info, self._conn = info, conn
+        if self._closed:
+            self._info, self._conn = None, None
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
+            raise HostUnreachable(f"{self._name}: the connection is closed")
+        return conn
 
     def _describe(self, conn: Any) -> HostInfo:
         capabilities = conn.getCapabilities()
@@ -234,31 +226,33 @@ class LibvirtHypervisor:
 
     def _live(self) -> Any:
         """The connection, opened again where it was lost, at most every RECONNECT_S."""
-        if self._conn is not None and self._conn.isAlive():
-            return self._conn
-        now = self._clock()
-        if now - self._tried_at < RECONNECT_S:
-            raise HostUnreachable(f"{self._name}: not connected to {self._uri}")
-        self._tried_at = now
-        self._connect()
-        return self._conn
+        if conn := self._alive():
+            return conn
+        # not waited for: a connect that hangs shall cost one thread, not all
+        if not self._connecting.acquire(blocking=False):
+            raise HostUnreachable(f"{self._name}: connecting to {self._uri}")
+        try:
+            if conn := self._alive():
+                return conn  # another thread was faster
+            now = self._clock()
+            if now - self._tried_at < RECONNECT_S:
+                raise HostUnreachable(f"{self._name}: not connected to {self._uri}")
+            self._tried_at = now
+            return self._connect()
+        finally:
+            self._connecting.release()
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Run a blocking call on our threads, within the time limit, errors translated."""
         if self._closed:
             raise HostUnreachable(f"{self._name}: the connection is closed")
-        self._hanging = [future for future in self._hanging if not future.done()]
-        if len(self._hanging) >= THREADS:
-            raise HostUnreachable(f"{self._name}: {len(self._hanging)} libvirt calls hang")
-        future = self._threads.submit(lambda: self._translated(work))
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
-        except TimeoutError as error:
-            if not future.done():
-                self._hanging.append(future)
-            raise HostUnreachable(
-                f"{self._name}: no answer from libvirt in {self._timeout:g} s"
-            ) from error
+            return await self._calls.call(lambda: self._translated(work))
+        except NoAnswer as error:
+            raise HostUnreachable(f"{self._name}: {error}") from error
 
     def _translated(self, work: Callable[[], T]) -> T:
         try:
@@ -267,8 +261,11 @@ class LibvirtHypervisor:
             code = error.get_error_code()
             if code == libvirt.VIR_ERR_NO_DOMAIN:
                 raise NoSuchDomain(_line(error)) from error
-            if code in _LOST and not self._embedded:
+            if verdicts.is_lost(code) and not self._embedded:
                 raise HostUnreachable(f"{self._name}: {_line(error)}") from error
+            raise HypervisorError(f"{self._name}: {_line(error)}") from error
+        except (OSError, ValueError) as error:
+            # no file descriptor left for a port or a console, or a text that is not XML
             raise HypervisorError(f"{self._name}: {_line(error)}") from error
 
     # --- events
@@ -278,12 +275,14 @@ class LibvirtHypervisor:
 
     def _on_lifecycle(self, _conn: Any, dom: Any, _event: int, _detail: int, _opaque: Any) -> None:
         # on libvirt's thread: copy the identifier, enqueue, leave
-        loop, name = self._loop, dom.name()
+        loop, name, uuid = self._loop, dom.name(), dom.UUIDString()
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._tell, name)
+                loop.call_soon_threadsafe(self._tell, name, uuid)
 
-    def _tell(self, name: str) -> None:
+    def _tell(self, name: str, uuid: str) -> None:
+        if self._known.is_foreign(uuid):
+            return  # a busy host's other machines are no reason to tick
         for callback in self._callbacks:
             callback(name)
 
@@ -301,7 +300,7 @@ class LibvirtHypervisor:
         # call that waited 0.9 s for another domain's end made 0.06 cores of a busy second, and
         # 1.83 of the next.
         when = at if at - asked_at <= SLOW_CALL_S else None
-        seen: dict[str, _Known] = {}
+        seen: dict[str, Known] = {}
         found = []
         for dom, stats in rows:
             uuid = dom.UUIDString()
@@ -321,28 +320,24 @@ class LibvirtHypervisor:
                         else sample_from_stats(known.name, known.limit_cores, stats, when),
                     )
                 )
-        with self._known_lock:
-            # another thread may have set a limit since we looked: what it wrote stands
-            self._known = {uuid: self._known.get(uuid, known) for uuid, known in seen.items()}
+        self._known.listed(seen)
+        if not self._swept and self._local_files:
+            # of machines that ended while nobody ran: no event will ever tell of them
+            self._consoles.sweep({domain.name for domain in found})
+            self._swept = True
         return tuple(found)
 
-    def _meet(self, dom: Any) -> _Known | None:
+    def _meet(self, dom: Any) -> Known | None:
         """First sight of a domain: is it ours? None where it vanished meanwhile."""
         try:
             identity = domain_xml.parse_identity(dom.XMLDesc(0))
         except DomainXmlError:
-            return _Known(dom.name(), None)
+            return Known(dom.name(), None)
         except libvirt.libvirtError:
             return None
         if identity.instance != self._instance:
-            return _Known(dom.name(), None)
-        return _Known(dom.name(), identity, _limit_in_force(dom))
-
-    def _remember(self, uuid: str, **changes: Any) -> None:
-        with self._known_lock:
-            known = self._known.get(uuid)
-            if known is not None:  # else the next listing reads it from the domain itself
-                self._known[uuid] = replace(known, **changes)
+            return Known(dom.name(), None)
+        return Known(dom.name(), identity, _limit_in_force(dom))
 
     # --- one domain
 
@@ -353,7 +348,7 @@ class LibvirtHypervisor:
         known = self._known.get(uuid) or self._meet(dom)
         if known is None or known.identity is None:
             raise NoSuchDomain(f"{name} is not a domain of ours: left alone")
-        self._known.setdefault(uuid, known)
+        self._known.learn(uuid, known)
         return dom
 
     async def create(self, spec: VmSpec) -> Identity:
@@ -386,15 +381,16 @@ class LibvirtHypervisor:
                 if "host forwarding rule" in str(error) and attempt < PORT_TRIES:
                     continue
                 self._consoles.remove(spec.name)
-                if error.get_error_code() in _LOST and not self._embedded:
-                    raise
+                told = error.get_error_code(), error.get_error_domain()
+                if not self._embedded and verdicts.is_creation_lost(*told, bool(conn.isAlive())):
+                    raise HostUnreachable(f"{self._name}: {_line(error)}") from error
                 raise DomainRefused(f"{self._name} refuses {spec.name}: {_line(error)}") from error
             if given_up.is_set():
                 # nobody counts it any more: left alone, it would be one more than max allows
                 dom.destroyFlags(0)
                 self._consoles.remove(spec.name)
                 raise DomainRefused(f"{self._name}: {spec.name} came too late")
-            self._known[dom.UUIDString()] = _Known(spec.name, identity)
+            self._known.learn(dom.UUIDString(), Known(spec.name, identity))
             return identity
         raise AssertionError("unreachable")
 
@@ -435,10 +431,11 @@ class LibvirtHypervisor:
                 libvirt.VIR_DOMAIN_AFFECT_LIVE,
             )
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-            raise LimitUnsupported(f"{self._name} cannot limit CPU: {_line(error)}") from error
-        self._remember(dom.UUIDString(), limit_cores=cores)
+            if verdicts.cannot_limit(error.get_error_code(), str(error)):
+                reason = f"{self._name} cannot limit CPU: {_line(error)}"
+                raise LimitUnsupported(reason) from error
+            raise
+        self._known.change(dom.UUIDString(), limit_cores=cores)
 
     async def set_identity(self, domain: str, identity: Identity) -> None:
         await self._call(lambda: self._set_identity(domain, identity))
@@ -452,7 +449,7 @@ class LibvirtHypervisor:
             domain_xml.METADATA_URI,
             libvirt.VIR_DOMAIN_AFFECT_LIVE,
         )
-        self._remember(dom.UUIDString(), identity=identity)
+        self._known.change(dom.UUIDString(), identity=identity)
 
     async def shutdown(self, domain: str) -> None:
         await self._call(

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     HEALTHY = "healthy"
     LAUNCH_FAILED = "launch_failed"
     BREAKER_OPEN = "breaker_open"
+    NO_CPU_LIMITS = "no_cpu_limits"
     DRAINED = "drained"
     DRAIN_TIMEOUT = "drain_timeout"
     SHUTDOWN = "shutdown"
@@ -108,6 +109,11 @@ class BackendLoad:
     in_flight: int
     vm: str | None = None
 
+    @property
+    def available(self) -> bool:
+        """Whether it may get a request."""
+        return self.lifecycle == "ready" and self.healthy
+
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
@@ -131,6 +137,10 @@ class Fleet:
     standby: int = 0
     draining: int = 0
     existing: int = 0
+    unavailable: int = 0
+    """Of those ready, how many get no request: their checks fail, or an operator drained them."""
+    launch_failures: int = 0
+    """Launches that failed in a row."""
 
     @property
     def active(self) -> int:

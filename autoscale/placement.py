@@ -19,7 +19,8 @@ class Candidate:
     """A replica that could leave."""
 
     vm: str
-    serving: bool
+    available: bool
+    """Whether it gets requests now."""
     in_flight: int
     age_s: float
 
@@ -30,10 +31,11 @@ def choose_host(hosts: Sequence[HostRoom]) -> str | None:
 
 
 def choose_victim(candidates: Sequence[Candidate]) -> str | None:
-    """Who leaves: one that does not serve yet, then the least busy, then the youngest.
+    """Who leaves: one that gets no requests (yet, or any more), then the least busy, then the
+    youngest.
 
     The youngest, because the older ones have warm caches and have proved themselves.
     """
     if not candidates:
         return None
-    return min(candidates, key=lambda c: (c.serving, c.in_flight, c.age_s, c.vm)).vm
+    return min(candidates, key=lambda c: (c.available, c.in_flight, c.age_s, c.vm)).vm

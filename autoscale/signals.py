@@ -6,7 +6,7 @@ went back, a clock that jumped, a limit that changed in between) gives no signal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from autoscale.model import Sample, Signal
@@ -65,14 +65,3 @@ def sample_from_stats(
         vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
         memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
     )
-
-
-def signals_between(before: Mapping[str, Sample], after: Iterable[Sample]) -> dict[str, Signal]:
-    """The signals of all VMs seen in both; those without one are absent, not zero."""
-    found = {}
-    for sample in after:
-        earlier = before.get(sample.vm)
-        signal = signal_between(earlier, sample) if earlier else None
-        if signal:
-            found[sample.vm] = signal
-    return found

@@ -1,13 +1,16 @@
-"""A few daemon threads for calls that block, and may never return.
+"""Daemon threads for calls that block, and may never return.
 
-Owns those threads. Not `ThreadPoolExecutor`: Python waits for its threads when the process ends, so
-one hanging libvirt call would keep `lbctl up` from ever stopping.
+Owns those threads, and how long is waited for a call. Not `ThreadPoolExecutor`: Python waits for
+its threads when the process ends, so one hanging libvirt call would keep `lbctl up` from ever
+stopping.
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -58,3 +61,63 @@ class DaemonThreads:
             else:
                 future.set_result(result)
             del item, future, work
+
+
+class NoAnswer(Exception):
+    """A call did not return in time, or cannot be made at all; the message says which."""
+
+
+class TimedCalls:
+    """Blocking calls from the event loop, each within a time limit.
+
+    A call that hangs costs one thread; with all of them hanging the next is refused at once.
+    """
+
+    def __init__(self, count: int, name: str, timeout_s: float) -> None:
+        self._count = count
+        self._timeout = timeout_s
+        self._threads = DaemonThreads(count, name)
+        self.hanging: list[Future[Any]] = []
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises. Raises NoAnswer when it takes too long."""
+        self.hanging = [future for future in self.hanging if not future.done()]
+        if len(self.hanging) >= self._count:
+            raise NoAnswer(f"{len(self.hanging)} libvirt calls hang")
+        future = self._threads.submit(work)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+        except TimeoutError as error:
+            if not future.done():
+                self.hanging.append(future)
+            raise NoAnswer(f"no answer from libvirt in {self._timeout:g} s") from error
+
+    def close(self) -> None:
+        self._threads.close()
+
+
+class OneLoop:
+    """`turn`, over and over on one daemon thread; `prepare` once before. Started once."""
+
+    def __init__(
+        self, name: str, prepare: Callable[[], object], turn: Callable[[], object]
+    ) -> None:
+        self._name = name
+        self._prepare = prepare
+        self._turn = turn
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def start(self) -> None:
+        with self._lock:
+            if not self._runs:
+                self._prepare()
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                self._runs = True
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._turn()
+            except Exception:  # noqa: BLE001 - nobody else would go on turning
+                time.sleep(0.1)

@@ -6,10 +6,20 @@ Owns the transitions; an unknown one raises. It must not do I/O or decide when t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from autoscale.domain_xml import Identity
-from autoscale.model import BackendLoad, Reason, Sample, Signal, VmState, VmStatus
+from autoscale.model import (
+    BackendLoad,
+    Fleet,
+    PoolLoad,
+    Reason,
+    Sample,
+    Signal,
+    VmState,
+    VmStatus,
+)
 
 _S = VmState
 TRANSITIONS: dict[VmState, frozenset[VmState]] = {
@@ -66,13 +76,14 @@ class Vm:
     power: str = ""
     address: str | None = None
     limited: bool = False
-    left_pool: bool = False
+    left_because: Reason | None = None
+    """Why it left the pool, or never joined it; None while it may be there."""
     shutdown_at: float | None = None
     created_at: float | None = None
     """When its creation was answered; None while the call is under way."""
     adopted: bool = False
     reason: Reason = Reason.ADOPTED
-    """Why it was started; the pool is told it with JOIN."""
+    """Why it was started; the pool is told it with JOIN, the journal when it serves."""
     sick_since: float | None = None
     busy: bool = False
     """A libvirt call for it is under way: one at a time."""
@@ -105,9 +116,42 @@ class Vm:
         )
 
 
+def count(service: str, vms: Collection[Vm], load: PoolLoad, launch_failures: int) -> Fleet:
+    """How many there are, by state; a launch under way exists already."""
+    states = [vm.state for vm in vms]
+    return Fleet(
+        service=service,
+        ready=states.count(VmState.READY),
+        booting=states.count(VmState.BOOTING) + states.count(VmState.DEFINED),
+        standby=states.count(VmState.STANDBY),
+        draining=states.count(VmState.DRAINING) + states.count(VmState.FAILED),
+        existing=len(states),
+        unavailable=sum(vm.state is VmState.READY and not is_available(vm, load) for vm in vms),
+        launch_failures=launch_failures,
+    )
+
+
+def is_available(vm: Vm, load: PoolLoad) -> bool:
+    """Whether it gets requests: the VM is there, its checks pass, and nobody drained it."""
+    backend = load.of(vm.name)
+    return vm.state is VmState.READY and backend is not None and backend.available
+
+
+def who_serves(vms: Collection[Vm], load: PoolLoad) -> tuple[str, ...]:
+    """Those available: their load is the service's, the others' tells nothing.
+
+    Where none is, those whose checks fail: an overload that makes every check fail would else
+    never start one more.
+    """
+    available = tuple(vm.name for vm in vms if is_available(vm, load))
+    sick = (vm.name for vm in vms if vm.state is VmState.READY and is_sick(load.of(vm.name)))
+    return available or tuple(sick)
+
+
 def is_sick(backend: BackendLoad | None) -> bool:
-    """A replica that once was ready and whose probes now fail, or that the pool lost."""
-    return backend is None or (backend.lifecycle == "ready" and not backend.healthy)
+    """A replica that once was ready and whose probes now fail, or that the pool lost. One that an
+    operator drained is not sick; one he took back has to pass its checks again."""
+    return backend is None or (backend.lifecycle != "draining" and not backend.available)
 
 
 FAILURE_WORDS: dict[Reason, str] = {

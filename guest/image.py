@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from guest import boottime, debian, initrd, rootfs
 
 Progress = Callable[[str, float], None]
 
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 HERE = Path(__file__).resolve().parent
 DISK, KERNEL, INITRD, FACTS = "root.img", "kernel", "initrd", "image.json"
 # Debian's archive 330 MB, ours 120, the tree 120, the image 140; mmdebstrap's own 400 are in /tmp.
@@ -147,6 +149,7 @@ def build(name: str, home: Path, progress: Progress) -> Image:
     `progress` hears what is being done and how far it is, 0 to 1. Raises ImageError; whatever
     ends it, nothing half-made stays behind.
     """
+    _check_name(home, name)
     current = _current(home, name)
     if current is not None:
         return current
@@ -171,6 +174,19 @@ def build(name: str, home: Path, progress: Progress) -> Image:
         if error.errno == errno.ENOSPC:
             raise ImageError(f"no space left under {home}: free some, or set LBCTL_HOME") from error
         raise ImageError(f"cannot build an image under {home}: {error}") from error
+
+
+def _check_name(home: Path, name: str) -> None:
+    """A name is one plain component, and what stands there is an image or nothing.
+
+    Building replaces a folder. As root, an absolute name would have replaced that of the system:
+    `home / "images" / "/etc"` is /etc.
+    """
+    if not NAME.fullmatch(name):
+        raise ImageError(f"{name!r} is not a name for an image: use a-z, 0-9 and -")
+    folder = home / "images" / name
+    if folder.exists() and not (folder / FACTS).is_file():
+        raise ImageError(f"{folder} is there and is no image: move it away, or choose another name")
 
 
 def explain(error: debian.ToolFailedError) -> str:

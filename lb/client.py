@@ -11,7 +11,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -38,7 +38,15 @@ class UnreachableError(AdminError):
 class AdminClient:
     """One admin API. Every call opens its own connection: lbctl asks once and ends."""
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         parts = urlsplit(url)
         try:
             port = parts.port
@@ -53,6 +61,8 @@ class AdminClient:
         self._prefix = parts.path.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
+        self._clock = clock
+        self._sleep = sleep
 
     # ── what is there ────────────────────────────────────────────────────────────────────────
 
@@ -89,20 +99,26 @@ class AdminClient:
         """Events as they happen, after `since`; ends with an UnreachableError.
 
         A connection that breaks is resumed after the last event seen, so that a restart of
-        `lbctl up` is survived; given up once nothing was heard for RESUME_S.
+        `lbctl up` is survived; given up once it was gone for RESUME_S.
         """
-        last, heard_at = since, time.monotonic()
+        last = since
+        broke_at: float | None = None
         while True:
             try:
                 for event in self._stream(last, service):
-                    heard_at = time.monotonic()
+                    broke_at = None
                     if event is not None:
                         last = int(event["id"])
                         yield event
             except UnreachableError:
-                if last is None or time.monotonic() - heard_at > RESUME_S:
+                if last is None:
                     raise
-            time.sleep(RESUME_PAUSE_S)
+                # from the break: before it, a quiet stream may have said nothing for long
+                now = self._clock()
+                broke_at = now if broke_at is None else broke_at
+                if now - broke_at > RESUME_S:
+                    raise
+            self._sleep(RESUME_PAUSE_S)
 
     # ── what to change ───────────────────────────────────────────────────────────────────────
 

@@ -16,9 +16,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
+
+from lb.address import check_address, split_host
 
 
 class ConfigError(Exception):
@@ -40,23 +43,17 @@ def parse_duration(value: object) -> object:
     return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
 
 
-def _check_address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{value!r} is not an address: write host:port")
+def _check_host(value: str) -> str:
+    split_host(value)
     return value
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=86400 * 366)]
-Address = Annotated[str, AfterValidator(_check_address)]
+ListenAddress = Annotated[str, AfterValidator(lambda text: check_address(text, lowest_port=0))]
+BackendAddress = Annotated[str, AfterValidator(check_address)]
+HostName = Annotated[str, AfterValidator(_check_host)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
 PolicyName = Literal["least_requests", "round_robin"]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """'127.0.0.1:80' → ('127.0.0.1', 80); '[::1]:80' → ('::1', 80)."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 class _Table(BaseModel):
@@ -87,7 +84,7 @@ class TimeoutsConfig(_Table):
 class ProxyConfig(_Table):
     """The public side."""
 
-    listen: Annotated[tuple[Address, ...], Field(min_length=1)] = ("127.0.0.1:8080",)
+    listen: Annotated[tuple[ListenAddress, ...], Field(min_length=1)] = ("127.0.0.1:8080",)
     timeouts: TimeoutsConfig = TimeoutsConfig()
     upstream_connections: Annotated[int, Field(ge=1, le=65536)] = 4096
     """Most connections to all backends together."""
@@ -105,8 +102,8 @@ class ProxyConfig(_Table):
 class AdminConfig(_Table):
     """The operator's side: API, metrics, health."""
 
-    listen: Address = "127.0.0.1:9900"
-    hosts: tuple[str, ...] = ()
+    listen: ListenAddress = "127.0.0.1:9900"
+    hosts: tuple[HostName, ...] = ()
     """Further names a request's Host may carry; the listen address is always allowed."""
 
 
@@ -120,7 +117,7 @@ class HypervisorConfig(_Table):
     network: str = "auto"
     """user: a forwarded loopback port; network:NAME: a libvirt network; bridge:NAME: a bridge.
     auto: user for the embedded and the session driver, else network:default."""
-    call_timeout: Seconds = 20.0
+    call_timeout: Annotated[Seconds, Field(ge=1, le=300)] = 20.0
 
     @model_validator(mode="after")
     def _network_form(self) -> HypervisorConfig:
@@ -139,7 +136,7 @@ class VmConfig(_Table):
     """Where the application listens inside the VM."""
     cpu_limit: Annotated[float, Field(gt=0, le=256)] = 1.0
     """Host cores one replica may use once it serves; it boots without the limit."""
-    boot_timeout: Seconds = 120.0
+    boot_timeout: Annotated[Seconds, Field(ge=1)] = 120.0
     drain_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 8.0
     """How long a retired guest may take to power off before it is destroyed."""
@@ -206,7 +203,7 @@ class QueueConfig(_Table):
 class ServiceConfig(_Table):
     """One application: its static members, its VMs, how it is balanced and scaled."""
 
-    backends: tuple[Address, ...] = ()
+    backends: tuple[BackendAddress, ...] = ()
     policy: PolicyName = "least_requests"
     max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Requests running on one backend at a time. What is more waits here, where a replica that
@@ -238,7 +235,21 @@ class Config(_Table):
             raise ValueError("two [[hypervisor]] entries share a name")
         if len(self.service) != 1:
             raise ValueError("exactly one [service.NAME] is served for now")
+        if not self.hypervisor and any(part.vm is not None for part in self.service.values()):
+            raise ValueError(
+                "a service of VMs needs a host: add a [[hypervisor]], or leave that key out"
+            )
         return self
+
+
+def check_name(text: str) -> str:
+    """The text itself, where it may name a service, a host or an image. Raises ConfigError."""
+    try:
+        return TypeAdapter[str](Name).validate_python(text)
+    except ValidationError:
+        raise ConfigError(
+            f"{text!r} is not a name: lower-case letters, digits and inner hyphens, at most 32"
+        ) from None
 
 
 def load_config(path: Path | None) -> Config:
@@ -247,8 +258,11 @@ def load_config(path: Path | None) -> Config:
         return Config()
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot read {path}: {why}: say with -c where it is") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: it is not UTF-8: save it as that") from error
     try:
         return parse_config(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

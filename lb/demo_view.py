@@ -84,7 +84,7 @@ def _seconds(value: float | None) -> str:
 def _verdict(console: Console, checks: Sequence[Check], page: Path) -> None:
     for check in checks:
         mark = Text("✓", "green") if check.ok else Text("✗", "red")
-        console.print(Text.assemble(mark, f" {check.what}: {check.saw}"))
+        console.print(Text.assemble(mark, f" {check.what}: {check.saw}"), soft_wrap=True)
     console.print(Text(f"report: {page}"), soft_wrap=True)
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from lb.config import Config, HypervisorConfig, split_address
+from lb.address import split_address
+from lb.config import Config, HypervisorConfig
 
 Verdict = Literal["ok", "warn", "fail"]
 COLOURS: Final[dict[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -110,6 +111,12 @@ def check_libvirt_python(load: Callable[[str], Any] = importlib.import_module) -
     return Check(name, "ok", "can be imported")
 
 
+def _qemu_package() -> str:
+    """Debian's package of this machine's emulator, the one that ./run installs."""
+    family = {"x86_64": "x86", "aarch64": "arm"}.get(platform.machine(), "misc")
+    return f"apt-get install qemu-system-{family}"
+
+
 def check_qemu(config: Config, which: Callable[[str], str | None] = shutil.which) -> Check:
     """Only local hypervisors run QEMU from this machine's packages."""
     program = f"qemu-system-{platform.machine()}"
@@ -117,7 +124,7 @@ def check_qemu(config: Config, which: Callable[[str], str | None] = shutil.which
         return Check("qemu", "ok", "not needed here: every hypervisor is another machine's")
     path = which(program)
     if path is None:
-        return Check("qemu", "fail", f"{program} is not installed", "apt-get install qemu-system")
+        return Check("qemu", "fail", f"{program} is not installed", _qemu_package())
     return Check("qemu", "ok", path)
 
 
@@ -292,9 +299,9 @@ def check_disk(home: Path, free: int | None = None) -> Check:
 
 
 def check_path_length(home: Path) -> Check:
-    from autoscale.embedded import excess_path_length
+    from autoscale.embedded import excess_path_length, root_folder
 
-    excess = excess_path_length(home)
+    excess = excess_path_length(root_folder(home))
     length = len(os.fsencode(home))
     if excess:
         finding = f"{home} is {excess} characters too long for libvirt's sockets"

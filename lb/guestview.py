@@ -102,7 +102,9 @@ class GuestView:
 
     async def _read(self, session: aiohttp.ClientSession, vm: str, address: str) -> None:
         try:
-            async with session.get(f"http://{address}/metrics") as response:
+            # a guest is not trusted: it must not send us on to somebody else
+            url = f"http://{address}/metrics"
+            async with session.get(url, allow_redirects=False) as response:
                 body = bytearray()
                 async for piece in response.content.iter_any():
                     body += piece

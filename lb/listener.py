@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import secrets
 from dataclasses import dataclass
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from lb.config import ProxyConfig, QueueConfig, split_address
+from lb.address import cannot_listen, split_address
+from lb.config import ProxyConfig, QueueConfig
 from lb.errors import ListenError
 from lb.exchange import RequestIds
+from lb.malformed import ClientServer
 from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.proxy import Proxy
@@ -58,14 +58,12 @@ class ProxyServer:
 
     async def start(self) -> None:
         """Listen on every address. Raises ListenError, and then listens on none."""
-        self._http = http = web.Server(
-            self._proxy.handle,
-            handler_cancellation=True,
+        self._http = http = ClientServer(
+            self._proxy,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=self._config.timeouts.idle,
             lingering_time=2.0,
-            logger=_parser_log(),
         )
         try:
             for address in self._config.listen:
@@ -132,35 +130,9 @@ async def _listen(http: web.Server, address: str) -> asyncio.Server:
             http, host, port, backlog=_BACKLOG, reuse_address=True
         )
     except (OSError, OverflowError) as error:
-        raise ListenError(f"cannot listen on {address}: {_why(error)}") from error
-
-
-def _why(error: Exception) -> str:
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.EADDRINUSE:
-        return "address in use; is another lbctl running? set proxy.listen"
-    if code == errno.EACCES:
-        return "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE: set proxy.listen"
-    if code == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; set proxy.listen"
-    return f"{getattr(error, 'strerror', None) or error}; set proxy.listen"
+        raise cannot_listen(address, error, "proxy.listen") from error
 
 
 def _address(name: tuple[str, int]) -> str:
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-class _NotOurFault(logging.Filter):
-    """aiohttp logs a traceback for every malformed request; a scanner would fill the disk."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
-
-
-def _parser_log() -> logging.Logger:
-    logger = logging.getLogger(f"{__name__}.http")
-    if not logger.filters:
-        logger.addFilter(_NotOurFault())
-    return logger

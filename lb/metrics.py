@@ -39,10 +39,6 @@ ACTIVATION_BUCKETS_S: Final = (
 Labels = tuple[str, ...]
 
 
-def method_label(method: str) -> str:
-    return method if method in METHODS else "other"
-
-
 class RequestMetrics:
     """One service's counters. Written by the proxy as requests pass, read at scrape time."""
 
@@ -54,6 +50,7 @@ class RequestMetrics:
         "retries",
         "service",
         "upstream_errors",
+        "waiting",
     )
 
     def __init__(self, service: str) -> None:
@@ -64,6 +61,8 @@ class RequestMetrics:
         self.queue_wait = Latency()
         self.retries: dict[str, int] = {}
         self.upstream_errors: dict[str, int] = {}
+        self.waiting: Callable[[], int] = lambda: 0
+        """How many wait in line; the proxy says so once it has a line."""
 
     def finished(self, method: str, code: int, seconds: float, now: float) -> None:
         """A request ended, as seen from the client: 499 where it hung up."""
@@ -207,6 +206,9 @@ def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[M
     in_flight = GaugeMetricFamily(
         "lb_inflight_requests", "Requests being served", labels=("service",)
     )
+    queued = GaugeMetricFamily(
+        "lb_queued_requests", "Requests waiting in line for a backend", labels=("service",)
+    )
     up = GaugeMetricFamily(
         "lb_backend_up", "1 where a backend may get requests", labels=("service", "backend")
     )
@@ -228,6 +230,7 @@ def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[M
         _add_latency(duration, (service,), counters.duration)
         _add_latency(queue, (service,), counters.queue_wait)
         in_flight.add_metric((service,), counters.in_flight)
+        queued.add_metric((service,), counters.waiting())
         for backend in pool:
             labels = (service, backend.name)
             up.add_metric(labels, 1 if backend.available else 0)
@@ -239,7 +242,8 @@ def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[M
         for reason, number in counters.upstream_errors.items():
             errors.add_metric((service, reason), number)
     yield from (
-        requests, duration, upstream, queue, in_flight, up, backend_in_flight, retries, errors,
+        requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
+        errors,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from typing import Self
 from autoscale.model import EventKind, PoolLoad, Reason, ScaleEvent
 from lb.backend import Backend, BackendView, Lifecycle
 from lb.balance import Policy, Rng, policy_named
-from lb.change import Aspect as Aspect
+from lb.change import Aspect
 from lb.change import Change as Change
 from lb.change import Report as Report
 from lb.config import HealthConfig, ServiceConfig

@@ -123,7 +123,8 @@ class Proxy:
         self.pool = pool
         self.counters = counters
         self.request_ids = request_ids
-        self.line = WaitingLine(pool, queue)
+        self.line = line = WaitingLine(pool, queue)
+        counters.waiting = lambda: len(line)
         self.upstream = Upstream(config.timeouts)
         self.stopping = False
         """Answers close their connections; set once by the listener."""
@@ -216,7 +217,7 @@ class Journey:
                 proxy.idle.set()
             if self.backend is not None:
                 proxy.upstream.settle(self.backend)
-        return _KEEP if keep else _CLOSE
+        return _KEEP if keep else CLOSE
 
     async def _answer(self) -> bool:
         """The backend's answer, or ours. Returns whether the connection may serve another."""
@@ -403,4 +404,4 @@ def _connection(peer: str, port: int) -> Connection:
 
 
 _KEEP: Final = _Sent(True)
-_CLOSE: Final = _Sent(False)
+CLOSE: Final = _Sent(False)

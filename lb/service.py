@@ -253,6 +253,7 @@ class Balancer:
                 service.pool.add_static(address)
             if service.controller is not None:
                 service.controller.rules = _rules(part.scale)
+                service.controller.interval_s = part.scale.sample_interval
                 service.controller.fleet.max_existing = part.scale.max
             rest = part.model_copy(
                 update={"backends": service.config.backends, "scale": service.config.scale}

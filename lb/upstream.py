@@ -20,8 +20,9 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
+from lb.address import split_address
 from lb.backend import Backend
-from lb.config import TimeoutsConfig, split_address
+from lb.config import TimeoutsConfig
 from lb.errors import (
     BadAnswerError,
     BadRequestError,

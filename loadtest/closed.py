@@ -47,7 +47,7 @@ async def saturate(
 ) -> Saturation:
     """Keeps `connections` requests under way for `warm_up + seconds`. Raises InputError."""
     settings = Settings(url, Plan.constant(1, None), headers=headers)
-    probe = _Probe(settings, clock)
+    probe = _Probe(clock)
     pool = ConnectionPool(
         await resolve(settings.target),
         settings.request_bytes(),
@@ -75,8 +75,7 @@ class _Probe:
 
     pool: ConnectionPool
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._settings = settings
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.over = False
         self.reset()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import InputError
-from loadtest.stats import Distribution, Tally
+from loadtest.stats import Distribution
 from loadtest.timeline import Shift
 
 SCHEMA = "loadtest/1"
@@ -146,10 +146,6 @@ class Result:
         except (OSError, UnicodeDecodeError) as wrong:
             raise InputError(f"{path}: {wrong}") from None
         return cls.from_json(text, str(path))
-
-    def latency_tally(self) -> Tally:
-        """The latencies, to be merged with others'."""
-        return Tally.decode(self.histograms.latency_us)
 
 
 def write_atomically(result: Result, path: Path) -> None:

@@ -14,12 +14,12 @@ inversion turns into one of rate(t): the time-rescaling theorem.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
-from loadtest.errors import PlanError, ShiftError
+from loadtest.errors import ShiftError
 from loadtest.plan import MAX_RATE, Constant, Phase, Plan, Profile
 
 Arrivals = Literal["constant", "poisson"]
@@ -181,15 +181,3 @@ class Timeline:
 
 def _evenly() -> float:
     return 1.0
-
-
-def send_times(plan: Plan, arrivals: Arrivals, rng: Rng) -> Iterator[float]:
-    """Every send time of a plan without triggers, as a run left alone would use them.
-
-    Raises PlanError for a plan that waits for a trigger.
-    """
-    if plan.seconds is None:
-        raise PlanError(f"plan {plan}: it waits for a trigger, its send times are not known")
-    timeline = Timeline(plan, arrivals, rng)
-    while not timeline.finished:
-        yield from (t for t, _ in timeline.due(timeline.wakes_at, 1000))

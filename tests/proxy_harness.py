@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from lb.address import split_address
 from lb.balance import policy_named
-from lb.config import HealthConfig, ProxyConfig, QueueConfig, TimeoutsConfig, split_address
+from lb.config import HealthConfig, ProxyConfig, QueueConfig, TimeoutsConfig
 from lb.listener import ProxyServer
 from lb.metrics import Metrics, RequestMetrics
 from lb.pool import Pool, Report

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -22,12 +21,12 @@ import lb.config
 import lb.home
 from autoscale.model import EventKind, Happening, Reason, ScaleEvent
 from guest import image as guest_image
+from lb import figures
 from lb.admin import access
 from lb.cli import cli
 from lb.client import AdminClient, AdminError, UnreachableError
 from lb.commands import render
 from lb.commands.config import to_toml
-from lb.commands.serve import log_to_stderr
 from lb.config import parse_config
 from tests.fake_control import TOKEN, FakeControl, serving
 
@@ -439,25 +438,15 @@ def test_an_image_that_cannot_be_built_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "A", "", "x" * 33])
+def test_an_image_is_named_like_everything_else(home: Path, name: str) -> None:
+    assert f"{name!r} is not a name" in says(lbctl("image", "build", name), 2)
+    assert [file.name for file in home.iterdir()] == ["token"]
+
+
 def test_a_home_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LBCTL_HOME", "/proc/none")
     assert "set it to a folder you can write" in says(lbctl("up"), 1)
-
-
-def test_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    try:
-        log_to_stderr("info")
-        log = logging.getLogger("lb.test")
-        log.debug("not shown")
-        log.info("two\nlines")
-        log.error("failed", exc_info=ValueError("inner"))
-    finally:
-        root.handlers[:], root.level = before
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.endswith("INFO lb.test: two\\nlines")
-    assert second.endswith("ERROR lb.test: failed\\nValueError: inner")
 
 
 @pytest.mark.parametrize(
@@ -467,11 +456,11 @@ def test_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
         (render.span(65), "1m05s"),
         (render.span(3725), "1h02m"),
         (render.span(3 * 86400), "3d"),
-        (render.milliseconds(0.0123), "12.3 ms"),
-        (render.milliseconds(2.0), "2000 ms"),
+        (figures.milliseconds(0.0123), "12.3 ms"),
+        (figures.milliseconds(2.0), "2000 ms"),
         (render.size(10), "10 B"),
         (render.size(3 * 1024**3), "3.0 GiB"),
-        (render.percent(1.25), "125%"),
+        (figures.percent(1.25), "125%"),
     ],
 )
 def test_how_figures_read(shown: str, expected: str) -> None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lb.address import split_address
 from lb.config import (
     Config,
     ConfigError,
     load_config,
     parse_config,
     parse_duration,
-    split_address,
 )
 from lb.home import home_folder
 
@@ -76,6 +76,13 @@ def web(**tables: Any) -> dict[str, Any]:
         ({"service": {"Web!": {}}}, "service.Web!"),
         (web(policy="fastest"), "service.web.policy: "),
         (web(backends=["127.0.0.1"]), "service.web.backends.0: "),
+        (web(backends=["::1:8081"]), "write host:port, IPv6 in brackets"),
+        (web(backends=["a:0"]), "the port from 1 to 65535"),
+        ({"admin": {"hosts": ["[bad"]}}, "admin.hosts.0: '[bad' is not a host"),
+        ({"hypervisor": []}, "a service of VMs needs a host: add a [[hypervisor]]"),
+        ({"hypervisor": [{"call_timeout": 0}]}, "hypervisor.0.call_timeout: "),
+        ({"hypervisor": [{"call_timeout": "6m"}]}, "hypervisor.0.call_timeout: "),
+        (web(vm={"boot_timeout": 0}), "service.web.vm.boot_timeout: "),
         (web(vm={"vcpus": 0}), "service.web.vm.vcpus: "),
         (web(vm={"memory_mib": 64}), "service.web.vm.memory_mib: "),
         (web(vm={"cpu_limit": 2.0}), "cpu_limit = 2 is more than vcpus = 1 can use"),
@@ -124,9 +131,22 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, complaint: str) -> 
     assert complaint in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*lb\.toml"):
-        load_config(tmp_path / "lb.toml")
+def test_a_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == (
+        f"cannot read {path}: no such file or directory: say with -c where it is"
+    )
+
+
+def test_without_vms_no_hypervisor_is_needed() -> None:
+    config = parse_config({"hypervisor": [], **web(backends=["a:1"])})
+    assert config.hypervisor == ()
+
+
+def test_a_port_of_0_is_for_listening() -> None:
+    assert parse_config({"proxy": {"listen": "[::]:0"}}).proxy.listen == ("[::]:0",)
 
 
 def test_several_addresses_and_ipv6() -> None:

@@ -40,7 +40,7 @@ async def test_from_nothing_to_one_that_serves() -> None:
     assert event.address == "127.0.0.1:40001"
     await world.run(10)
     assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
-    assert world.said() == [("vm.launch", Reason.BELOW_MIN), ("vm.ready", Reason.STEADY)]
+    assert world.said() == [("vm.launch", Reason.BELOW_MIN), ("vm.ready", Reason.BELOW_MIN)]
     assert world.boots == [10.0]
 
 
@@ -67,7 +67,7 @@ async def test_a_host_without_cgroups_is_asked_once_and_said_once() -> None:
     world.host.limits = False
     await world.run(40)
     assert len(world.host.asked("set_cpu_limit")) == 1
-    assert world.reasons("host.no_limits") == [Reason.LAUNCH_FAILED]
+    assert world.reasons("host.no_limits") == [Reason.NO_CPU_LIMITS]
     assert world.fleet.counts().ready == 1
 
 

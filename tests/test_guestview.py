@@ -105,6 +105,22 @@ async def endless(exchange: Exchange) -> None:
         await exchange.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
 
+async def test_a_guest_cannot_send_us_elsewhere() -> None:
+    async with FakeBackend(counting()) as secret:
+
+        async def elsewhere(exchange: Exchange) -> None:
+            await exchange.read_body()
+            await exchange.send(
+                b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://%b/metrics\r\n\r\n"
+                % secret.address.encode()
+            )
+
+        async with FakeBackend(elsewhere) as guest, viewing(web=guest.address) as view:
+            await until(lambda: len(guest.seen) >= 3)
+            assert secret.seen == []
+            assert view.cores == {}
+
+
 async def garbage(exchange: Exchange) -> None:
     await exchange.answer(b"{not metrics}\xff\n")
 

@@ -354,7 +354,7 @@ async def test_a_creation_given_up_leaves_no_machine_behind(tmp_path: Path) -> N
     slow.go.set()
     host._conn = real
     async with asyncio.timeout(20):
-        while any(not f.done() for f in host._hanging):  # noqa: ASYNC110 - threads set no event
+        while any(not f.done() for f in host._calls.hanging):  # noqa: ASYNC110 - threads set no event
             await asyncio.sleep(0.01)
     assert await host.observe() == ()
     assert everybody(host) == {"database", "web-theirs"}
@@ -418,6 +418,118 @@ class Interrupted:
 async def test_a_limit_set_during_a_listing_is_not_forgotten(host: LibvirtHypervisor) -> None:
     """Forgotten, its utilisation would be divided by a whole core: never overloaded again."""
     await host.create(spec())
-    host._conn = Interrupted(host._conn, lambda: host._remember(spec().uuid, limit_cores=0.4))
+    host._conn = Interrupted(host._conn, lambda: host._known.change(spec().uuid, limit_cores=0.4))
     await host.observe()
-    assert host._known[spec().uuid].limit_cores == 0.4
+    known = host._known.get(spec().uuid)
+    assert known is not None
+    assert known.limit_cores == 0.4
+
+
+# --- reconnecting
+
+
+class Dead:
+    """A connection that is lost, and remembers whether it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
+        return False
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+async def test_four_calls_that_find_the_connection_lost_open_one_and_close_the_old(
+    host: LibvirtHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, go, really = Dead(), threading.Event(), libvirt.open
+    opened: list[str] = []
+
+    def slowly(uri: str) -> Any:
+        opened.append(uri)
+        go.wait(20)
+        return really(uri)
+
+    host._conn = dead
+    monkeypatch.setattr("libvirt.open", slowly)
+    calls = [asyncio.ensure_future(host.observe()) for _ in range(THREADS)]
+    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert isinstance(next(iter(done)).exception(), HostUnreachable), "the others do not wait"
+    go.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(a, HostUnreachable) for a in answers) == THREADS - 1
+    assert (len(opened), dead.closed) == (1, 1)
+    assert await host.observe() == ()
+
+
+async def test_a_connection_opened_while_closing_is_let_go_again(tmp_path: Path) -> None:
+    host = make(tmp_path)
+    host._closed = True
+    with pytest.raises(HostUnreachable, match="closed"):
+        await host._run(host._opened)
+    assert host._conn is None
+    assert host.info is None
+    await host.close()
+
+
+async def test_two_services_that_open_one_host_share_its_connection(
+    host: LibvirtHypervisor,
+) -> None:
+    conn = host._conn
+    assert await host.open() == host.info
+    assert host._conn is conn
+
+
+# --- what is told, and what is translated
+
+
+async def test_other_machines_comings_and_goings_wake_nobody(host: LibvirtHypervisor) -> None:
+    heard: list[str] = []
+    host.on_change(heard.append)
+    await host.observe()
+    theirs = host._conn.lookupByName("web-theirs")
+    theirs.suspend()
+    theirs.resume()
+    await host.create(spec())
+    async with asyncio.timeout(20):
+        while not heard:  # noqa: ASYNC110 - libvirt's thread sets no event
+            await asyncio.sleep(0.01)
+    assert set(heard) == {"web-000001"}
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("not XML")])
+async def test_whatever_a_call_raises_is_a_word_of_ours(
+    host: LibvirtHypervisor, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(HypervisorError, match=r"^local: .*(Too many open files|not XML)"):
+        await host._call(fail)
+
+
+async def test_a_limit_that_could_not_be_set_this_time_is_tried_again(
+    host: LibvirtHypervisor,
+) -> None:
+    await host.create(spec())
+    with pytest.raises(NoSuchDomain):
+        await host.set_cpu_limit("web-999999", 0.4)
+    with pytest.raises(LimitUnsupported):
+        await host.set_cpu_limit("web-000001", 0.4)
+    await host.destroy("web-000001")
+    with pytest.raises(HypervisorError) as caught:
+        await host.set_cpu_limit("web-000001", 0.4)
+    assert not isinstance(caught.value, LimitUnsupported)
+
+
+async def test_a_first_listing_sweeps_the_consoles(tmp_path: Path) -> None:
+    host = make(tmp_path)
+    host._local_files = True  # as on qemu:///session
+    left = tmp_path / "console" / "local@web-long-gone.log"
+    left.parent.mkdir()
+    left.write_text("x")
+    await host.observe()
+    assert not left.exists()
+    await host.close()

@@ -515,3 +515,23 @@ def test_a_guest_that_hangs_is_ended(tmp_path: Path) -> None:
     fake.chmod(0o755)
     with pytest.raises(boottime.BootError, match="not ready after"):
         boottime.measure(str(fake), tmp_path, tmp_path, tmp_path, "quiet", limit=0.5)
+
+
+@pytest.mark.parametrize("form", ["{outside}", "../outside", "a/b", "", ".", "A"])
+def test_only_a_plain_name_is_built_and_nothing_else_is_touched(tmp_path: Path, form: str) -> None:
+    """An absolute name once replaced the folder it named."""
+    outside = tmp_path / "home" / "outside"
+    outside.mkdir(parents=True)
+    (outside / "kept").write_text("mine")
+    with pytest.raises(image.ImageError, match="is not a name for an image"):
+        image.build(form.format(outside=outside), tmp_path / "home", no_progress)
+    assert (outside / "kept").read_text() == "mine"
+
+
+def test_a_folder_that_is_no_image_is_never_replaced(tmp_path: Path) -> None:
+    there = tmp_path / "images" / "webapp"
+    there.mkdir(parents=True)
+    (there / "kept").write_text("mine")
+    with pytest.raises(image.ImageError, match="is no image: move it away"):
+        image.build("webapp", tmp_path, no_progress)
+    assert (there / "kept").read_text() == "mine"

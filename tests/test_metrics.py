@@ -25,8 +25,8 @@ PROMISED = {
         f"lb_{name}"
         for name in (
             "requests", "request_duration_seconds", "upstream_duration_seconds",
-            "queue_wait_seconds", "inflight_requests", "backend_up", "backend_inflight_requests",
-            "retries", "upstream_errors",
+            "queue_wait_seconds", "inflight_requests", "queued_requests", "backend_up",
+            "backend_inflight_requests", "retries", "upstream_errors",
         )
     ),
     *(f"autoscaler_{n}_replicas" for n in ("desired", "ready", "booting", "standby", "min", "max")),

@@ -16,16 +16,16 @@ def test_the_host_with_the_fewest_replicas_takes_the_next() -> None:
     assert choose_host([]) is None
 
 
-def test_one_that_does_not_serve_yet_leaves_before_one_that_does() -> None:
-    booting = Candidate("web-new", serving=False, in_flight=0, age_s=3)
-    idle = Candidate("web-old", serving=True, in_flight=0, age_s=1)
+def test_one_that_gets_no_requests_leaves_before_one_that_does() -> None:
+    booting = Candidate("web-new", available=False, in_flight=0, age_s=3)
+    idle = Candidate("web-old", available=True, in_flight=0, age_s=1)
     assert choose_victim([idle, booting]) == "web-new"
 
 
 def test_of_those_serving_the_least_busy_leaves_then_the_youngest() -> None:
-    busy = Candidate("web-a", serving=True, in_flight=9, age_s=1)
-    old = Candidate("web-b", serving=True, in_flight=2, age_s=900)
-    young = Candidate("web-c", serving=True, in_flight=2, age_s=60)
+    busy = Candidate("web-a", available=True, in_flight=9, age_s=1)
+    old = Candidate("web-b", available=True, in_flight=2, age_s=900)
+    young = Candidate("web-c", available=True, in_flight=2, age_s=60)
     assert choose_victim([busy, old, young]) == "web-c"
     assert choose_victim([busy, old]) == "web-b"
     assert choose_victim([]) is None
@@ -35,7 +35,7 @@ candidates = st.lists(
     st.builds(
         Candidate,
         vm=st.text("abc123", min_size=1, max_size=4),
-        serving=st.booleans(),
+        available=st.booleans(),
         in_flight=st.integers(0, 3),
         age_s=st.integers(0, 3).map(float),
     ),

@@ -35,8 +35,10 @@ class Story:
         booting: int = 0,
         age_s: float = 0.0,
         seconds: float = 1.0,
+        unavailable: int = 0,
+        failures: int = 0,
     ) -> Decision:
-        """One decision on so many ready replicas; None: no sample of that one."""
+        """One decision on so many available replicas; None: no sample of that one."""
         self.now += seconds
         names = tuple(f"web-{i}" for i in range(len(utilisations)))
         signals = {
@@ -44,14 +46,22 @@ class Story:
             for name, u in zip(names, utilisations, strict=True)
             if u is not None
         }
-        fleet = Fleet("web", ready=len(names), booting=booting, existing=len(names) + booting)
+        ready = len(names) + unavailable
+        fleet = Fleet(
+            "web",
+            ready=ready,
+            booting=booting,
+            existing=ready + booting,
+            unavailable=unavailable,
+            launch_failures=failures,
+        )
         decision, self.state = decide(signals, names, fleet, self.state, self.rules, self.now)
         self.decisions.append(decision)
         return decision
 
-    def ticks(self, count: int, *utilisations: float | None) -> Decision:
+    def ticks(self, count: int, *utilisations: float | None, **others: int) -> Decision:
         for _ in range(count):
-            decision = self.tick(*utilisations)
+            decision = self.tick(*utilisations, **others)
         return decision
 
 
@@ -200,6 +210,81 @@ def test_we_hold_at_three_with_one_sample_missing() -> None:
     assert story.ticks(60, 0.0, 0.0, 0.0).desired == 3
 
 
+def test_an_overload_outlives_one_missing_tick_and_not_two() -> None:
+    story = Story()
+    story.ticks(4, 0.9)
+    assert story.tick(None).reason is Reason.NO_DATA
+    story.tick(0.9)
+    assert story.tick(0.9).desired == 2, "six seconds since the first above, one of them unseen"
+    story = Story()
+    story.ticks(4, 0.9)
+    story.ticks(2, None)
+    assert story.ticks(5, 0.9).desired == 1
+    assert story.tick(0.9).desired == 2, "the window began after the gap"
+
+
+def test_ticks_that_events_caused_within_the_missing_one_are_forgiven_too() -> None:
+    story = Story()
+    story.ticks(4, 0.9)
+    story.tick(None)
+    for _ in range(3):
+        story.tick(None, seconds=0.1)
+    story.tick(0.9, seconds=0.7)
+    assert story.tick(0.9).desired == 2
+
+
+# --- replicas that are there and get no requests
+
+
+def test_an_idle_replica_that_gets_no_requests_does_not_stop_growing() -> None:
+    story = Story(replicas=2)
+    assert story.ticks(5, 0.9, unavailable=1).desired == 2
+    decision = story.tick(0.9, unavailable=1)
+    assert (decision.desired, decision.reason) == (3, Reason.CPU_OVERLOAD)
+    assert "on 1, every one above it" in decision.sentence
+
+
+def test_it_counts_towards_max() -> None:
+    assert Story(rules(high=2), 2).ticks(30, 0.9, unavailable=1).reason is Reason.AT_MAX
+
+
+def test_while_one_is_unavailable_nothing_leaves_and_then_the_minute_begins() -> None:
+    story = Story(replicas=3)
+    decision = story.ticks(200, 0.0, 0.0, unavailable=1)
+    assert (decision.desired, decision.reason) == (3, Reason.HOLD)
+    assert decision.sentence.endswith("on 2; 1 unavailable, so none leaves")
+    assert story.ticks(60, 0.0, 0.0, 0.0).desired == 3
+    assert story.ticks(6, 0.0, 0.0, 0.0).desired == 2
+
+
+# --- launches that fail
+
+
+def test_where_the_last_one_never_starts_the_load_decides_on_those_there_are() -> None:
+    """3 wanted, 2 ready, and no more to be had: once 2 are enough, 2 are wanted, and so on."""
+    story = Story(replicas=3)
+    decision = story.ticks(100, 0.9, 0.9, failures=4)
+    assert (decision.desired, decision.reason) == (3, Reason.SETTLING)
+    assert "2 ready, 0 on the way, 0 leaving, 4 launches in a row failed" in decision.sentence
+    story.ticks(60, 0.1, 0.1, failures=5)
+    decision = story.ticks(17, 0.1, 0.1, failures=5)
+    assert decision.desired == 2
+    assert [d.reason for d in story.decisions].count(Reason.CPU_LOW) == 1
+    story.ticks(50, 0.1, 0.1, failures=5)
+    assert story.ticks(11, 0.1, 0.1, failures=5).desired == 1
+
+
+def test_a_try_that_is_under_way_holds_and_does_not_begin_the_minute_anew() -> None:
+    story = Story(replicas=3)
+    story.ticks(50, 0.1, 0.1, failures=5)
+    assert story.ticks(30, 0.1, 0.1, booting=1, failures=5).desired == 3
+    assert story.tick(0.1, 0.1, failures=5).desired == 2
+
+
+def test_with_none_ready_a_failing_launch_is_settling() -> None:
+    assert Story().ticks(100, failures=7).reason is Reason.SETTLING
+
+
 # --- bounds that move
 
 
@@ -276,12 +361,20 @@ def test_min_and_max_hold_always(
     st.floats(0, 1),
     st.lists(st.integers(0, 5), max_size=60),
     st.integers(0, 5),
+    st.sets(st.integers(5, 20)),
 )
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_a_spike_shorter_than_the_window_starts_nothing(
-    length: float, peak: float, rest: float, phase: float, early: list[int], lost_after: int
+    length: float,
+    peak: float,
+    rest: float,
+    phase: float,
+    early: list[int],
+    lost_after: int,
+    untrusted: set[int],
 ) -> None:
-    """However the samples fall: early ticks that an event caused, lost samples at its end."""
+    """However the samples fall: early ticks that an event caused, lost samples at its end, seconds
+    without a signal that can be trusted."""
     told = Story(replicas=1)
     names, begin = ("web-0",), NOW + 10 + phase
     newest = Signal("web-0", NOW, rest, rest, rest)
@@ -297,7 +390,12 @@ def test_a_spike_shorter_than_the_window_starts_nothing(
             now = at + part / (extra + 1)
             fleet = Fleet("web", ready=1, existing=1)
             decision, told.state = decide(
-                {"web-0": newest}, names, fleet, told.state, told.rules, now
+                {} if second in untrusted else {"web-0": newest},
+                names,
+                fleet,
+                told.state,
+                told.rules,
+                now,
             )
             assert decision.desired == 1
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from autoscale.model import EventKind, Reason, ScaleEvent
 from lb.backend import Lifecycle
 from lb.balance import policy_named
+from lb.change import Aspect
 from lb.config import HealthConfig, ServiceConfig
 from lb.errors import (
     AllTriedError,
@@ -28,7 +29,7 @@ from lb.errors import (
     UnknownBackendError,
     UpstreamResetError,
 )
-from lb.pool import Aspect, Change, Lease, Pool, Report
+from lb.pool import Change, Lease, Pool, Report
 
 
 class Clock:

@@ -9,7 +9,7 @@ import pytest
 from lb.config import QueueConfig
 from lb.pool import Report
 from tests.fake_backend import Exchange, FakeBackend, in_turn, reset_at_once
-from tests.proxy_harness import Client, one, proxied, reason_of, until
+from tests.proxy_harness import Client, Proxied, one, proxied, reason_of, until
 
 
 class Gate:
@@ -202,3 +202,19 @@ async def test_a_retry_whose_other_backend_goes_asks_the_same_one_again_at_once(
         gate.open()
         assert (await first.answer()).status == 200
         await first.close()
+
+
+async def test_the_line_is_a_metric_of_its_own() -> None:
+    gate = Gate()
+    async with one(gate, max_in_flight=1) as (proxy, _):
+        clients = [await ask(proxy.port, "/") for _ in range(3)]
+        await until(lambda: 'lb_queued_requests{service="web"} 2.0' in exposed(proxy))
+        gate.open(3)
+        for client in clients:
+            await client.answer()
+            await client.close()
+        assert 'lb_queued_requests{service="web"} 0.0' in exposed(proxy)
+
+
+def exposed(proxy: Proxied) -> str:
+    return proxy.metrics.render()[0].decode()

@@ -15,7 +15,6 @@ from autoscale.signals import (
     MIN_INTERVAL_S,
     sample_from_stats,
     signal_between,
-    signals_between,
 )
 
 NOW = 500.0
@@ -69,13 +68,6 @@ def test_missing_delay_leaves_the_rest() -> None:
     assert signal is not None
     assert signal.delay_ratio is None
     assert signal.utilisation == pytest.approx(0.5)
-
-
-def test_only_vms_seen_twice_have_a_signal() -> None:
-    """web-2 is new, web-3 has gone: neither is there, and neither counts as idle."""
-    after = [replace(BEFORE, at=NOW + 1, cpu_s=10.2), replace(BEFORE, vm="web-2", at=NOW + 1)]
-    found = signals_between({"web-1": BEFORE, "web-3": replace(BEFORE, vm="web-3")}, after)
-    assert set(found) == {"web-1"}
 
 
 seconds = st.floats(-1e6, 1e6)

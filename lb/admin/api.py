@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +18,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from lb.address import cannot_listen, check_address, split_address
 from lb.admin import access, console
 from lb.admin.control import Control, UnknownNameError
-from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches, split_host
+from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
 from lb.admin.stream import HEARTBEAT_S, EventStreams
-from lb.config import split_address
-from lb.errors import ListenError
 
 BODY_BYTES: Final = 64 * 1024
 BODY_S: Final = 10.0
@@ -68,18 +66,8 @@ class AdminServer:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    @property
-    def streams(self) -> int:
-        """How many listen to the journal."""
-        return len(self._streams)
-
     async def start(self) -> None:
         """Listen. Raises ListenError where that is impossible, and leaves nothing behind then."""
-        for name in self._hosts:
-            try:
-                split_host(name)
-            except ValueError as error:
-                raise ListenError(f"admin.hosts: {error}") from error
         runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
         )
@@ -89,10 +77,7 @@ class AdminServer:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             await runner.cleanup()
-            raise ListenError(
-                f"the admin API cannot listen on {self._listen}:"
-                f" {_plain(error)}: stop what uses it, or set admin.listen"
-            ) from error
+            raise cannot_listen(self._listen, error, "admin.listen") from error
         self._runner = runner
         self._rule = HostRule(host, runner.addresses[0][1], self._hosts)
         if self._home is not None:
@@ -176,10 +161,12 @@ class AdminServer:
         service = request.match_info["service"]
         body = await _body(request)
         address = body.get("address") if isinstance(body, dict) else None
-        if not isinstance(address, str) or not _is_address(address):
-            raise ProblemError(
-                400, 'the body must be {"address": "host:port"}, with a port from 1 to 65535'
-            )
+        if not isinstance(address, str):
+            raise ProblemError(400, 'the body must be {"address": "host:port"}')
+        try:
+            check_address(address)
+        except ValueError as error:
+            raise ProblemError(400, str(error)) from error
         if extra := sorted(set(body) - {"address"}):
             raise ProblemError(400, f"unknown in the body: {', '.join(extra)}")
         name = self._control.add_backend(service, address)
@@ -312,17 +299,3 @@ def _number(
     if text.isascii() and text.isdecimal() and len(text) <= 16 and low <= int(text) <= high:
         return int(text)
     raise ProblemError(400, f"{name} must be a whole number from {low} to {high}")
-
-
-def _is_address(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    known = bool(colon and host) and port.isascii() and port.isdecimal() and len(port) <= 5
-    plain = text.isprintable() and not set(text) & set(" /?#@\\")
-    return known and plain and 1 <= int(port) <= 65535
-
-
-def _plain(error: OSError) -> str:
-    """asyncio rewrites the message with the address, which ours has already."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return (error.strerror or str(error)).lower()

@@ -6,10 +6,12 @@ Rendered here and autoescaped: a backend's name or a probe's answer is text, nev
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import jinja2
 from aiohttp import web
 
+from lb import figures
 from lb.admin.control import Control
 
 _templates = jinja2.Environment(
@@ -19,16 +21,12 @@ _templates = jinja2.Environment(
 )
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1000:.0f} ms"
+def _or_dash(form: Callable[[float], str]) -> Callable[[float | None], str]:
+    return lambda value: "–" if value is None else form(value)
 
 
-def _percent(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.0%}"
-
-
-_templates.filters["milliseconds"] = _milliseconds
-_templates.filters["percent"] = _percent
+_templates.filters["milliseconds"] = _or_dash(figures.milliseconds)
+_templates.filters["percent"] = _or_dash(figures.percent)
 
 
 async def page(control: Control) -> web.Response:

@@ -11,22 +11,9 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 
+from lb.address import split_host
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-def split_host(value: str) -> tuple[str, int | None]:
-    """'Example.org:80' → ('example.org', 80); '[::1]' → ('::1', None). ValueError for garbage."""
-    text = value.strip().lower()
-    if text.startswith("["):
-        name, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{value!r} is not a host")
-        port = rest[1:]
-    else:
-        name, _, port = text.partition(":")
-    if not name or (port and not (port.isascii() and port.isdecimal())):
-        raise ValueError(f"{value!r} is not a host")
-    return name, int(port) if port else None
 
 
 def is_loopback(name: str) -> bool:
@@ -66,5 +53,6 @@ class HostRule:
 def bearer_matches(header: str | None, token: str) -> bool:
     """Is it `Bearer TOKEN`? Takes the same time wherever the two differ."""
     scheme, _, shown = (header or "").partition(" ")
-    same = hmac.compare_digest(shown.strip().encode(), token.encode())
+    # aiohttp gives bytes that are not UTF-8 as surrogates
+    same = hmac.compare_digest(shown.strip().encode("utf-8", "surrogateescape"), token.encode())
     return same and scheme.lower() == "bearer"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from lb.commands import render
-from lb.commands.base import FailedError, Settings, json_option, pass_settings
+from lb.commands.base import FailedError, Settings, WrongUsageError, json_option, pass_settings
 from lb.commands.render import Column, figure, text
 
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ def build(settings: Settings, name: str, as_json: bool) -> None:
     """Build the image NAME (webapp) into LBCTL_HOME; one that is current is kept."""
     from guest.image import ImageError
     from guest.image import build as build_image
+    from lb.config import ConfigError, check_name
 
+    try:
+        check_name(name)
+    except ConfigError as error:
+        raise WrongUsageError(str(error)) from error
     try:
         with _progress() as progress:
             built = build_image(name, settings.home, progress)

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from lb import figures
 from lb.commands import render
 from lb.commands.base import Settings, json_option, pass_settings
 from lb.commands.render import Column, figure, text
@@ -19,8 +20,8 @@ VM_COLUMNS: Final = (
     Column("host", text("host")),
     Column("address", text("address")),
     Column("age", figure("age_s", render.span), right=True),
-    Column("cpu host", figure("cpu_host_ratio", render.percent), right=True),
-    Column("cpu vcpu", figure("cpu_vcpu_ratio", render.percent), right=True),
+    Column("cpu host", figure("cpu_host_ratio", figures.percent), right=True),
+    Column("cpu vcpu", figure("cpu_vcpu_ratio", figures.percent), right=True),
     Column("memory", figure("memory_bytes", render.size), right=True),
     Column("image", text("image")),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lb import figures
 from lb.commands import render
 from lb.commands.base import FailedError, Settings, WrongUsageError, json_option, pass_settings
 from lb.commands.render import Column, figure, text
@@ -32,9 +33,9 @@ COLUMNS: Final = (
     Column("health", _health),
     Column("in flight", text("in_flight"), right=True),
     Column("rate", figure("rate", render.rate), right=True),
-    Column("p50", figure("latency_p50_s", render.milliseconds), right=True),
-    Column("p99", figure("latency_p99_s", render.milliseconds), right=True),
-    Column("cpu", figure("cpu", render.percent), right=True),
+    Column("p50", figure("latency_p50_s", figures.milliseconds), right=True),
+    Column("p99", figure("latency_p99_s", figures.milliseconds), right=True),
+    Column("cpu", figure("cpu", figures.percent), right=True),
     Column("host", text("host")),
 )
 EMPTY: Final = "the pool is empty: `lbctl vm list` shows what boots, `lbctl events` what happened"

@@ -93,14 +93,6 @@ def figure(key: str, form: Callable[[float], str]) -> Callable[[Row], str]:
     return cell
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
-
-
-def percent(ratio: float) -> str:
-    return f"{ratio:.0%}"
-
-
 def rate(per_second: float) -> str:
     return f"{per_second:.1f}/s"
 

@@ -45,7 +45,7 @@ def up(settings: Settings, config_path: Path | None, retire_vms: bool, log_level
     config = settings.config(config_path)
     log_to_stderr("debug" if settings.debug else log_level)
     _keep_libvirts_log(settings.home)
-    run = _libvirt_or_fail("lb.service").run
+    run = libvirt_or_fail("lb.service").run
     where = config_path.absolute() if config_path is not None else None
     code: int = run(config, settings.home, retire_vms, where)
     return code
@@ -66,7 +66,7 @@ def demo(settings: Settings, out: Path, fast: bool) -> int:
     if settings.debug:
         log_to_stderr("debug")
     _keep_libvirts_log(settings.home)
-    run = _libvirt_or_fail("lb.demo").run
+    run = libvirt_or_fail("lb.demo").run
     code: int = run(out.absolute(), fast, settings.home)
     return code
 
@@ -109,18 +109,21 @@ def _keep_libvirts_log(home: Path) -> None:
     os.environ.setdefault(LIBVIRT_LOG, f"3:file:{home / 'libvirt.log'}")
 
 
-def _libvirt_or_fail(module: str) -> Any:
+def libvirt_or_fail(module: str) -> Any:
     """Import what needs libvirt's bindings. A machine without them is told what to do."""
     import importlib
 
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name is None or error.name.split(".")[0] in ("lb", "autoscale", "guest"):
             raise
-        raise FailedError(
-            f"the Python package {error.name} is missing: run `./run setup`"
-        ) from error
+        if isinstance(error, ModuleNotFoundError):
+            what = f"the Python package {error.name} is missing"
+        else:
+            # a compiled one without the library it was built for, such as libvirt.so
+            what = f"the Python package {error.name} cannot be loaded: {error}"
+        raise FailedError(f"{what}: run `./run setup`") from error
 
 
 class _OneLine(logging.Formatter):

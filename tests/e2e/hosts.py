@@ -194,7 +194,7 @@ class PhysicalHost:
             return []
         found = []
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):  # it ended meanwhile
                 theirs = (entry / "ns/net").stat()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.machine import BIN, qemus
+from tests.e2e.machine import BIN, qemus, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -43,3 +44,51 @@ def test_the_demo_tells_its_story_and_leaves_nothing(images: Path, tmp_path: Pat
     for plot in ("overview", "cpu", "replicas", "rate", "latency", "errors"):
         assert (out / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
     assert qemus(home / "demo") == []
+
+
+def test_ctrl_c_ends_it_with_the_story_so_far_and_without_a_machine(
+    images: Path, tmp_path: Path
+) -> None:
+    """Interrupted while the first replica boots, and again while it is being retired."""
+    home, out = images.parent, tmp_path / "report"
+    with (tmp_path / "log").open("wb") as log:
+        demo = subprocess.Popen(
+            [BIN / "lbctl", "demo", "--fast", "--out", out],
+            env={**os.environ, "LBCTL_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            until(lambda: qemus(home / "demo"), 60, "no machine was started")
+            demo.send_signal(signal.SIGINT)
+            until(lambda: b"retiring" in (tmp_path / "log").read_bytes(), 10, "it goes on")
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(120) == 1
+        finally:
+            demo.kill()
+            demo.wait(10)
+            for guest in (left := qemus(home / "demo")):
+                os.kill(guest, signal.SIGKILL)
+    assert left == []
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "✗ the story was told to its end: interrupted" in told
+    assert "Traceback" not in told
+    assert "interrupted" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_no_machine_can_run_it_says_why_at_once(images: Path, tmp_path: Path) -> None:
+    """A home so deep that libvirt's sockets do not fit below it."""
+    home = tmp_path / ("deep" * 20)
+    home.mkdir()
+    (home / "images").symlink_to(images)
+    done = subprocess.run(
+        [BIN / "lbctl", "demo", "--fast", "--out", tmp_path / "report"],
+        env={**os.environ, "LBCTL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "set LBCTL_HOME to a shorter folder" in done.stdout.replace("\n", " ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,133 @@
+"""Every source module has a test file that covers it, and that file really comes to it.
+
+By name: tests/test_STEM.py or tests/test_PACKAGE_STEM.py imports it, itself or by a fake it uses.
+What is tested with another module stands in the table, with the file to look into.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("lb", "autoscale", "guest", "loadtest")
+
+COVERED_BY = {
+    "autoscale.host": "test_hypervisor",
+    "autoscale.model": "test_policy",
+    "autoscale.threads": "test_hypervisor",
+    "guest.boottime": "test_image",
+    "guest.debian": "test_image",
+    "guest.initrd": "test_image",
+    "guest.rootfs": "test_image",
+    "lb.admin.access": "test_admin",
+    "lb.admin.api": "test_admin",
+    "lb.admin.console": "test_admin",
+    "lb.admin.control": "test_admin",
+    "lb.admin.guard": "test_admin",
+    "lb.admin.problems": "test_admin",
+    "lb.admin.stream": "test_admin",
+    "lb.change": "test_pool",
+    "lb.commands.base": "test_cli",
+    "lb.commands.config": "test_cli",
+    "lb.commands.events": "test_cli",
+    "lb.commands.image": "test_cli",
+    "lb.commands.machines": "test_cli",
+    "lb.commands.pool": "test_cli",
+    "lb.commands.render": "test_cli",
+    "lb.demo": "e2e/test_demo",
+    "lb.figures": "test_cli",
+    "lb.home": "test_config",
+    "lb.journal_file": "test_journal",
+    "lb.malformed": "test_malformed",
+    "lb.proxy": "test_proxy",
+    "loadtest.__main__": "test_loadtest_cli",
+    "loadtest.closed": "test_loadtest_engine",
+    "loadtest.connect": "test_loadtest_engine",
+    "loadtest.connection": "test_loadtest_engine",
+    "loadtest.control": "test_loadtest_cli",
+    "loadtest.errors": "test_loadtest_plan",
+    "loadtest.ledger": "test_loadtest_engine",
+    "loadtest.live": "test_loadtest_views",
+    "loadtest.pool": "test_loadtest_engine",
+    "loadtest.remote": "test_loadtest_cli",
+    "loadtest.report": "test_loadtest_views",
+    "loadtest.result": "test_loadtest_engine",
+    "loadtest.signals": "test_loadtest_cli",
+    "loadtest.tasks": "test_loadtest_engine",
+    "loadtest.thresholds": "test_loadtest_views",
+    "loadtest.worker": "test_loadtest_cli",
+}
+BY_COMMAND = {"lb.demo": '"lbctl", "demo"', "loadtest.__main__": '"loadtest",'}
+"""Those that no test imports: it starts them by this word."""
+
+
+def dotted(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+
+
+MODULES = {
+    dotted(path): path
+    for package in (*PACKAGES, "tests")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if path.name != "__init__.py"
+}
+SOURCES = [module for module in MODULES if module.partition(".")[0] in PACKAGES]
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of ours that it imports, in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found & MODULES.keys())
+
+
+@cache
+def reaches(module: str, only: tuple[str, ...]) -> frozenset[str]:
+    """What it imports, and what those imports that begin with `only` import, and so on."""
+    seen: set[str] = set()
+    ahead = [module]
+    while ahead:
+        for found in imports(ahead.pop()) - seen:
+            seen.add(found)
+            if found.startswith(only):
+                ahead.append(found)
+    return frozenset(seen)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_every_module_has_its_test_file(module: str) -> None:
+    package, _, stem = module.partition(".")
+    stem = stem.rpartition(".")[2]
+    named = [name for name in (f"test_{stem}", f"test_{package}_{stem}") if is_test(name)]
+    by_name = [name for name in named if module in reaches(f"tests.{name}", ("tests.",))]
+    if by_name:
+        assert module not in COVERED_BY, f"{by_name[0]} covers it by its name: out of the table"
+        return
+    assert module in COVERED_BY, (
+        f"no test file covers {module}: write tests/test_{package}_{stem}.py,"
+        " or say in COVERED_BY which one does"
+    )
+    test = "tests." + COVERED_BY[module].replace("/", ".")
+    assert test in MODULES, f"{test} is gone"
+    if module in BY_COMMAND:
+        assert BY_COMMAND[module] in MODULES[test].read_text(encoding="utf-8")
+        return
+    assert module in reaches(test, ("tests.", *PACKAGES)), f"{test} never comes to {module}"
+
+
+def is_test(name: str) -> bool:
+    return f"tests.{name}" in MODULES
+
+
+def test_the_table_names_only_what_exists() -> None:
+    assert set(COVERED_BY) <= set(SOURCES)
+    assert set(BY_COMMAND) <= set(COVERED_BY)
