@@ -72,7 +72,7 @@ class HostSettings:
     network: str
     """user, network:NAME or bridge:NAME."""
     console_log: str
-    """File for the guest's console; empty for a pty of the host's, for `virsh console`."""
+    """File for the guest's console; empty for a pty of the host's, where an operator may attach."""
     relabels: bool = False
     """Whether its libvirt gives files to the user that runs QEMU (`host_relabels`)."""
     arch: str = "x86_64"
