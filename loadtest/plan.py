@@ -170,7 +170,8 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text `parse_duration` reads back to the same number of seconds."""
+    """The shortest text `parse_duration` reads back to the same number of seconds, to 1 ns."""
+    seconds = round(seconds, 9)  # before a unit is chosen: 899.9999999999995 s are 15m
     for unit in ("d", "h", "m"):
         whole = seconds / _UNITS[unit]
         if whole >= 1 and whole == int(whole):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest.errors import PlanError
@@ -67,6 +67,7 @@ def test_a_duration_reads_back(milliseconds: int) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-12)
 
 
+@example([(1.0, 899.9999999999995)])
 @given(st.lists(st.tuples(rates, st.none() | lengths), min_size=1, max_size=4))
 def test_a_plan_reads_back(parts: list[tuple[float, float | None]]) -> None:
     plan = Plan((*(Phase("p", Constant(rate), s) for rate, s in parts), Phase("q", Constant(9), 9)))
