@@ -145,7 +145,6 @@ async def test_no_cpu_limits_matters_only_where_one_is_asked_for() -> None:
 
 
 async def test_libvirts_own_test_driver_opens_for_real() -> None:
-    pytest.importorskip("libvirt")
     facts = await doctor.open_with_libvirt(HypervisorConfig(uri="test:///default"))
     assert facts.cores > 0
 

@@ -456,7 +456,6 @@ def test_the_application_restarts_and_is_nobody_special() -> None:
     assert any(hook.endswith(" webapp") and "useradd" in hook for hook in rootfs.hooks(image.HERE))
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs apt package systemd")
 def test_the_application_is_confined() -> None:
     answer = subprocess.run(
         [
