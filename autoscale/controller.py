@@ -71,7 +71,7 @@ class Controller:
         self._down: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._ending = False
-        self._retiring = False
+        self._retiring: Reason | None = None
         self.decision: Decision | None = None
         self.ticks = 0
 
@@ -83,9 +83,14 @@ class Controller:
         self._ending = True
         self._wake.set()
 
-    def retire(self) -> None:
+    def retire(self, reason: Reason = Reason.SHUTDOWN) -> None:
         """From now on the fleet should be empty; `run` ends once it is."""
-        self._retiring = True
+        self._retiring = reason
+        self._wake.set()
+
+    def keep(self) -> None:
+        """Take a retirement back: the rules count again. VMs that drain already go on doing so."""
+        self._retiring = self._state = None
         self._wake.set()
 
     @property
@@ -101,7 +106,11 @@ class Controller:
                 await self.tick()
             except Exception:
                 log.exception("a tick of the scaler failed")
-            if self._retiring and not self.fleet.counts().existing and self._all_asked():
+            if (
+                self._retiring is not None
+                and not self.fleet.counts().existing
+                and self._all_asked()
+            ):
                 return
             await self._clock.wait(self._wake, self.interval_s)
 
@@ -123,7 +132,7 @@ class Controller:
             [d.sample for domains in listings if domains for d in domains if d.sample]
         )
         self.ticks += 1
-        if not self.fleet.all_hosts_seen and not self._retiring:
+        if not self.fleet.all_hosts_seen and self._retiring is None:
             # how many there are is not known yet; those that are known join and serve all the same
             self.fleet.advance()
             return
@@ -176,10 +185,10 @@ class Controller:
 
     def _decide(self, now: float) -> Decision:
         counts = self.fleet.counts()
-        if self._retiring:
-            self.fleet.retire_all(Reason.SHUTDOWN)
+        if self._retiring is not None:
+            self.fleet.retire_all(self._retiring)
             return Decision(
-                self.fleet.service, now, counts.active, 0, Reason.SHUTDOWN, "retiring all VMs"
+                self.fleet.service, now, counts.active, 0, self._retiring, "retiring all VMs"
             )
         if self._state is None:
             self._state = State.start(counts.active, self.rules)
@@ -192,7 +201,7 @@ class Controller:
     def _record(self, decision: Decision) -> None:
         self.decision = decision
         self._decided(decision)
-        if decision.direction is not Direction.NONE and not self._retiring:
+        if decision.direction is not Direction.NONE and self._retiring is None:
             self._note(
                 Happening(
                     f"scale.{decision.direction}",

@@ -244,7 +244,7 @@ class VmFleet:
 
     def _advance_booting(self, vm: Vm, load: PoolLoad, now: float) -> None:
         backend = load.of(vm.name)
-        if backend is not None and backend.available:
+        if backend is not None and backend.passes:
             vm.move(VmState.READY, now)
             took = now - vm.started_at
             if not vm.adopted:

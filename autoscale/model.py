@@ -33,6 +33,8 @@ class Reason(StrEnum):
     BOOT_TIMEOUT = "boot_timeout"
     UNHEALTHY = "unhealthy"
     HEALTHY = "healthy"
+    EJECTED = "ejected"
+    REINSTATED = "reinstated"
     LAUNCH_FAILED = "launch_failed"
     BREAKER_OPEN = "breaker_open"
     NO_CPU_LIMITS = "no_cpu_limits"
@@ -40,6 +42,7 @@ class Reason(StrEnum):
     DRAIN_TIMEOUT = "drain_timeout"
     SHUTDOWN = "shutdown"
     OPERATOR = "operator"
+    UNKNOWN_SERVICE = "unknown_service"
     HYPERVISOR_UNREACHABLE = "hypervisor_unreachable"
     HYPERVISOR_BACK = "hypervisor_back"
 
@@ -108,11 +111,18 @@ class BackendLoad:
     healthy: bool
     in_flight: int
     vm: str | None = None
+    ejected: bool = False
+    """Requests go elsewhere for a while, because of what those before them told of it."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is up: it was ready, and its checks pass. It may be ejected all the same."""
+        return self.lifecycle == "ready" and self.healthy
 
     @property
     def available(self) -> bool:
         """Whether it may get a request."""
-        return self.lifecycle == "ready" and self.healthy
+        return self.passes and not self.ejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,8 @@ class Fleet:
     draining: int = 0
     existing: int = 0
     unavailable: int = 0
-    """Of those ready, how many get no request: their checks fail, or an operator drained them."""
+    """Of those ready, how many get no request: their checks fail, they are ejected, or an operator
+    drained them."""
     launch_failures: int = 0
     """Launches that failed in a row."""
 

@@ -132,7 +132,7 @@ def count(service: str, vms: Collection[Vm], load: PoolLoad, launch_failures: in
 
 
 def is_available(vm: Vm, load: PoolLoad) -> bool:
-    """Whether it gets requests: the VM is there, its checks pass, and nobody drained it."""
+    """Whether it gets requests: the VM is there, its checks pass, nobody drained or ejected it."""
     backend = load.of(vm.name)
     return vm.state is VmState.READY and backend is not None and backend.available
 
@@ -150,8 +150,9 @@ def who_serves(vms: Collection[Vm], load: PoolLoad) -> tuple[str, ...]:
 
 def is_sick(backend: BackendLoad | None) -> bool:
     """A replica that once was ready and whose probes now fail, or that the pool lost. One that an
-    operator drained is not sick; one he took back has to pass its checks again."""
-    return backend is None or (backend.lifecycle != "draining" and not backend.available)
+    operator drained is not sick; one he took back has to pass its checks again. One that is ejected
+    is not: it comes back by itself, and a new VM might do no better."""
+    return backend is None or (backend.lifecycle != "draining" and not backend.passes)
 
 
 FAILURE_WORDS: dict[Reason, str] = {

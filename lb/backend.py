@@ -1,7 +1,8 @@
-"""One backend: its lifecycle table, its health bits, its counters.
+"""One backend: its lifecycle table, its health and ejection bits, its counters.
 
-Two separate questions are kept apart: admission (`lifecycle`: may it get new requests?) and health
-(`healthy`: does it answer its probes?). Policies ask neither; they ask `available`. Does no I/O,
+Three separate questions are kept apart: admission (`lifecycle`: may it get new requests?), health
+(`healthy`: does it answer its probes?) and ejection (`ejected`: did requests fare so badly there
+that it is spared them for a while?). Policies ask none of them; they ask `available`. Does no I/O,
 and judges nothing: the pool does.
 """
 
@@ -14,6 +15,8 @@ from typing import Final
 from autoscale.model import BackendLoad, Reason
 from lb.errors import BadTransitionError
 from lb.latency import Latency
+from lb.outlier import Record
+from lb.peak import PeakLatency
 
 
 class Lifecycle(StrEnum):
@@ -59,6 +62,8 @@ class BackendView:
     """What the last probe said, such as `200` or `refused`; empty before the first."""
     cpu: float | None = None
     """Utilisation, 0 … about 1, where the caller of `snapshot` supplied it."""
+    ejected: bool = False
+    """Requests failed there while the others did better: it gets none for a while."""
 
     def as_dict(self) -> dict[str, str | int | float | bool | None]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -70,6 +75,7 @@ class Backend:
     __slots__ = (
         "address",
         "answered_at",
+        "available_since",
         "connect_failures",
         "failures",
         "healthy",
@@ -79,10 +85,13 @@ class Backend:
         "latency",
         "lifecycle",
         "name",
+        "peak",
         "probe",
         "probe_failures",
         "probe_successes",
+        "record",
         "requests_total",
+        "share",
         "vm",
         "weight",
     )
@@ -106,25 +115,40 @@ class Backend:
         self.vm = vm
         self.weight = weight
         self.joined_because = joined_because
+        self.share = float(weight)
+        """The weight that counts: less of it while the backend starts slowly."""
         # admission
         self.lifecycle = Lifecycle.STARTING
+        self.available_since = float("-inf")
         # health: one bit, and the streaks that flip it
         self.healthy = False
         self.probe = ""
         self.probe_successes = 0
         self.probe_failures = 0
         self.connect_failures = 0
+        # ejection: what requests told
+        self.record = Record()
         # counters
         self.in_flight = 0
         self.answered_at = float("-inf")
         self.requests_total = 0
         self.failures: dict[str, int] = {}
         self.latency = Latency()
+        self.peak = PeakLatency()
+
+    @property
+    def passes(self) -> bool:
+        """Ready, and its probes pass. It may be ejected all the same."""
+        return self.healthy and self.lifecycle is Lifecycle.READY
+
+    @property
+    def ejected(self) -> bool:
+        return self.record.until is not None
 
     @property
     def available(self) -> bool:
         """May it get a new request? The one question policies ask."""
-        return self.healthy and self.lifecycle is Lifecycle.READY
+        return self.passes and not self.ejected
 
     @property
     def probed(self) -> bool:
@@ -155,6 +179,7 @@ class Backend:
             healthy=self.healthy,
             in_flight=self.in_flight,
             vm=self.vm,
+            ejected=self.ejected,
         )
 
     def view(self, now: float, cpu: float | None = None) -> BackendView:
@@ -176,8 +201,11 @@ class Backend:
             available=self.available,
             probe=self.probe,
             cpu=cpu,
+            ejected=self.ejected,
         )
 
     def __repr__(self) -> str:
         health = "healthy" if self.healthy else "unhealthy"
+        if self.ejected:
+            health += ", ejected"
         return f"<Backend {self.name} {self.lifecycle}, {health}, {self.in_flight} in flight>"

@@ -13,15 +13,17 @@ class Aspect(StrEnum):
 
     LIFECYCLE = "lifecycle"
     HEALTH = "health"
+    EJECTION = "ejection"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One flip, told to subscribers once it is done.
 
-    `before` and `after` are lifecycle words or `healthy`/`unhealthy`; `before` is empty for one
-    that just joined. A health flip's reason is UNHEALTHY or HEALTHY; a backend that turns
-    ready carries the reason it joined for.
+    `before` and `after` are lifecycle words, `healthy`/`unhealthy`, or `ejected` and, before that,
+    `serving`, after it, `reinstated`; `before` is empty for one that just joined. The reason of a
+    flip of health or ejection is the word after it; a backend that turns ready carries the reason
+    it joined for.
     """
 
     service: str

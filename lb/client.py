@@ -23,6 +23,8 @@ SILENCE_S: Final = 45.0
 """Three heartbeats of the stream: nothing for so long means that the other side is gone."""
 RESUME_S: Final = 10.0
 RESUME_PAUSE_S: Final = 0.5
+APPLY_S: Final = 60.0
+"""A configuration is in force only once its files are read and new backends were looked at."""
 
 Json = Any
 
@@ -33,6 +35,10 @@ class AdminError(LbError):
 
 class UnreachableError(AdminError):
     """Nobody answers there."""
+
+
+class ConfigRefusedError(AdminError):
+    """The configuration that was sent cannot be used."""
 
 
 class AdminClient:
@@ -136,26 +142,43 @@ class AdminClient:
     def ready_backend(self, service: str, name: str) -> None:
         self._call("POST", f"/api/v1/pool/{_part(service)}/backends/{_part(name)}/ready")
 
+    def apply_config(
+        self, text: str | None, folder: str | None, *, dry_run: bool = False
+    ) -> dict[str, Json]:
+        """`changes` and `needs_restart`, sentences each. `text`: of a file in `folder`; None for
+        the file that `lbctl up` was started with. Raises ConfigRefusedError."""
+        query = {"dry_run": "true" if dry_run else "false"}
+        if folder is not None:
+            query["folder"] = folder
+        # an empty body asks for the server's own file: a file that is empty must not be one
+        data = b"" if text is None else f"{text}\n".encode()
+        path = f"/api/v1/config?{urlencode(query)}"
+        return dict(self._send("POST", path, data, "application/toml", APPLY_S))
+
     # ── the wire ─────────────────────────────────────────────────────────────────────────────
 
     def _get(self, path: str) -> Json:
         return self._call("GET", path)
 
     def _call(self, method: str, path: str, body: Json = None) -> Json:
+        data = None if body is None else json.dumps(body).encode()
+        return self._send(method, path, data, "application/json", self._timeout_s)
+
+    def _send(
+        self, method: str, path: str, data: bytes | None, content_type: str, timeout_s: float
+    ) -> Json:
         headers = {"Accept": "application/json"}
-        data = None
-        if body is not None:
-            data = json.dumps(body)
-            headers["Content-Type"] = "application/json"
+        if data is not None:
+            headers["Content-Type"] = content_type
         if method != "GET":
             # only where it is needed: what never leaves cannot be read on the way
             if self._token is None:
                 raise AdminError(
-                    "changing the pool needs the token that `lbctl up` keeps in LBCTL_HOME/token:"
+                    "changing anything needs the token that `lbctl up` keeps in LBCTL_HOME/token:"
                     " run lbctl as the user who runs it, with the same LBCTL_HOME"
                 )
             headers["Authorization"] = f"Bearer {self._token}"
-        connection = self._connection(self._timeout_s)
+        connection = self._connection(timeout_s)
         try:
             connection.request(method, self._prefix + path, data, headers)
             response = connection.getresponse()
@@ -209,6 +232,8 @@ class AdminClient:
             return AdminError(
                 f"{self.url} does not take our token: it was started with another LBCTL_HOME"
             )
+        if status == 422:
+            return ConfigRefusedError(detail)
         return AdminError(detail)
 
     def _translated(self, error: Exception) -> AdminError:

@@ -198,7 +198,7 @@ class Teller:
     async def _calibrate(self, balancer: Balancer) -> None:
         """What can one replica serve? The scaler is held at one meanwhile."""
         self._view.act("measuring what one replica can serve", self._pace.calibrate + 4)
-        balancer.reload(self._config(ceiling=1))
+        await balancer.reload(self._config(ceiling=1))
         found = await self._saturate(balancer)
         if found > COSTLY_RPS:
             self._work = max(1, round(found / 20.0))
@@ -222,7 +222,7 @@ class Teller:
             high_rps=round(HIGH * found, 1),
         )
         await asyncio.sleep(3.0)  # the last requests end, and the CPU figures forget the measuring
-        balancer.reload(self._config(ceiling=2))
+        await balancer.reload(self._config(ceiling=2))
 
     async def _load_acts(self, balancer: Balancer) -> None:
         setting = self._story.setting

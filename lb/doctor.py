@@ -229,8 +229,8 @@ def check_images(config: Config, home: Path) -> Iterator[Check]:
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str]]:
-    for address in config.proxy.listen:
-        yield "proxy.listen", address
+    for listen in config.proxy.listen:
+        yield "proxy.listen", listen.address
     yield "admin.listen", config.admin.listen
 
 

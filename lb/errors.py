@@ -6,6 +6,7 @@ word that stands in the metric label, the log line and the answer. Knows nothing
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import ClassVar
 
@@ -25,6 +26,8 @@ class Repeat(StrEnum):
     """It certainly never reached an application: no connection came about."""
     IDEMPOTENT = "idempotent"
     """The application may have seen it; harmless only where doing it twice is."""
+    STALE = "stale"
+    """A kept connection ended before an answer began: as good as never sent, but not certainly."""
     NEVER = "never"
 
 
@@ -58,6 +61,12 @@ class BadRequestError(ClientFaultError):
     """The request cannot be forwarded as it stands."""
 
 
+class AmbiguousPathError(BadRequestError):
+    """Its path leads to one route as it is written, and to another as some servers would read it."""
+
+    reason = "ambiguous_path"
+
+
 class ClientGoneError(ClientFaultError):
     """The client hung up before its answer was complete. Nobody sees the 499 but the metrics."""
 
@@ -72,18 +81,46 @@ class ClientTimeoutError(ClientFaultError):
     reason = "client_timeout"
 
 
+class TargetTooLongError(ClientFaultError):
+    """A request target beyond limits.target_bytes."""
+
+    status = 414
+    reason = "target_too_long"
+
+
+class HeadTooLargeError(ClientFaultError):
+    """A request head beyond limits.head_bytes, or with more than limits.fields fields."""
+
+    status = 431
+    reason = "head_too_large"
+
+
+class BodyTooLargeError(ClientFaultError):
+    """A request body beyond limits.body_bytes."""
+
+    status = 413
+    reason = "body_too_large"
+
+
+class VersionRefusedError(ClientFaultError):
+    """A version of HTTP other than 1.0 and 1.1."""
+
+    status = 505
+    reason = "version_refused"
+
+
+class NoRouteError(ClientFaultError):
+    """No [[route]] leads anywhere for this host and path."""
+
+    status = 404
+    reason = "no_route"
+
+
 class ConnectRefusedError(ClientFaultError):
     """CONNECT: this is not a forward proxy."""
 
     status = 405
     reason = "connect_refused"
-
-
-class UpgradeRefusedError(ClientFaultError):
-    """An upgrade such as WebSocket was asked for; it is not carried."""
-
-    status = 501
-    reason = "upgrade_refused"
 
 
 class UpstreamError(RequestError):
@@ -106,11 +143,26 @@ class ConnectTimeoutError(ConnectFailedError):
     reason = "connect_timeout"
 
 
+class BackendTlsError(ConnectFailedError):
+    """No TLS with the backend: its certificate is not what was expected, or it speaks none."""
+
+    reason = "backend_tls"
+
+
 class UpstreamResetError(UpstreamError):
     """The connection ended before the first byte of an answer."""
 
     reason = "reset"
     repeat = Repeat.IDEMPOTENT
+
+
+class StaleConnectionError(UpstreamResetError):
+    """The same on a kept connection: it was most likely closed just as we used it, which is
+    nobody's fault. One that really crashed refuses the next connection, and is counted then."""
+
+    fault = Fault.BALANCER
+    reason = "stale_connection"
+    repeat = Repeat.STALE
 
 
 class FirstByteTimeoutError(UpstreamError):
@@ -146,12 +198,25 @@ class BodyTimeoutError(BodyCutError):
     reason = "body_timeout"
 
 
+class DeadlineError(RequestError):
+    """The request took longer than timeouts.whole."""
+
+    status = 504
+    reason = "deadline"
+
+
 class NoBackendError(RequestError):
     """Nobody to send it to. 503 with Retry-After: we fail closed."""
 
     status = 503
     reason = "no_backend"
-    retry_after_s: ClassVar[int] = 1
+    retry_after_s: int = 1
+    """Whole seconds; a class's own, unless an instance knows better."""
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
 class PoolEmptyError(NoBackendError):
@@ -197,6 +262,12 @@ class QueueTimeoutError(NoBackendError):
     """Waited for a backend as long as the configuration allows."""
 
     reason = "queue_timeout"
+
+
+class BreakerOpenError(NoBackendError):
+    """Too many requests to this service failed: none is sent for a while."""
+
+    reason = "breaker_open"
 
 
 class OverloadedError(NoBackendError):

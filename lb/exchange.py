@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from itertools import count
@@ -21,45 +22,65 @@ from lb.errors import (
     ConnectRefusedError,
     NoBackendError,
     RequestError,
-    UpgradeRefusedError,
 )
-from lb.headers import Connection, Fields
+from lb.forwarded import Told
+from lb.headers import Connection, Fields, Underscores
+from lb.wire.framing import Ends, Framing
+from lb.wire.head import AnswerHead, RequestHead
 
-_DIGITS: Final = re.compile(rb"[0-9]{1,19}").fullmatch
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL).fullmatch
-_BAD_TARGET: Final = re.compile(rb"[\x00-\x20\x7f#]").search
+_ABSOLUTE: Final = re.compile(rb"http(s?)://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL).fullmatch
+# RFC 3986 §3.2: a name or an address, never a user, and perhaps a port.
+_AUTHORITY: Final = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+).fullmatch
+
+# Protocols that would carry whole requests past every rule here: HTTP/2 in the clear, and TLS.
+_NOT_TUNNELLED: Final = (b"h2c", b"h2", b"http/", b"tls/")
+
+# RFC 9110 §7.6.2: the methods that Max-Forwards counts for.
+_COUNTED: Final = frozenset({"TRACE", "OPTIONS"})
+
+ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+
+# What a trace must not show to whoever reads it (RFC 9110 §9.3.8).
+_SECRET: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request's head as it came in."""
+class Asked:
+    """A request as it is understood: what it asks of whom."""
 
-    method: str
+    head: RequestHead
+    host: bytes | None
+    """As it is written; None for HTTP/1.0 without Host."""
     target: bytes
-    version: tuple[int, int]
-    fields: Fields
+    """In origin form, or `*`."""
     keep_alive: bool
     """What its version and Connection field ask for."""
+    upgrade: bytes | None
+    """The Upgrade field, where a tunnel may follow."""
+
+    @property
+    def method(self) -> str:
+        return self.head.method
 
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """A request's head as it goes to the backend, the framing of its body left out."""
+    """A request as it goes to a backend."""
 
     method: str
-    target: bytes
-    fields: list[tuple[bytes, bytes]]
+    head: bytes
     identifier: bytes
-    length: int | None
-    """Body bytes to come; None where there is no body or it is chunked."""
-    chunked: bool
+    chunked: bool = False
+    upgrade: bool = False
+    proxy_header: bytes = b""
+    """What a new connection begins with, before TLS too."""
+    trailers: Callable[[Fields], Fields] = field(default=headers.trailer_fields)
+    """Which of the body's trailers go on."""
 
-    @property
-    def has_body(self) -> bool:
-        return self.chunked or bool(self.length)
 
-
-class Framing(Enum):
+class Body(Enum):
     """How the client learns where the answer's body ends."""
 
     NONE = "none"
@@ -75,7 +96,7 @@ class Back:
     """An answer's head, ready to be sent, and what it promises."""
 
     head: bytes
-    framing: Framing
+    body: Body
     keep_alive: bool
 
 
@@ -90,130 +111,248 @@ class RequestIds:
         return b"%b-%08x" % (self._prefix, next(self._count))
 
 
-def onward(request: Request, connection: Connection, made_id: bytes) -> Onward:
-    """What the backend is to be sent. Raises a ClientFaultError for what is not forwarded."""
-    if request.method == "CONNECT":
+# ── in ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def asked(head: RequestHead) -> Asked:
+    """What the request asks for. Raises a ClientFaultError for what is not forwarded."""
+    if head.method == "CONNECT":
         raise ConnectRefusedError("CONNECT is not offered: this is not a forward proxy")
-    if headers.value_of(request.fields, b"upgrade") is not None and b"websocket" in headers.tokens(
-        request.fields, b"upgrade"
-    ):
-        raise UpgradeRefusedError("WebSocket is not carried")
-    authority, target = origin_form(request.target)
-    host = authority if authority is not None else headers.value_of(request.fields, b"host")
-    length, chunked = body_of(request.fields)
-    identifier = headers.request_id(request.fields, made_id)
+    authority, target, port = origin_form(head)
+    given = [value for name, value in head.fields if len(name) == 4 and name.lower() == b"host"]
+    if len(given) != 1 and (given or head.version >= (1, 1)):
+        raise BadRequestError("there must be exactly one Host field")
+    host = given[0] if given else None
+    if host is not None and not _AUTHORITY(host):
+        raise BadRequestError("Host is malformed")
+    if authority is not None:
+        if host is not None and _place(authority, port) != _place(host, port):
+            raise BadRequestError("Host and the request target name different hosts")
+        host = authority
+    options = headers.tokens(head.fields, b"connection")
+    newer = head.version >= (1, 1)
+    return Asked(
+        head,
+        host,
+        target,
+        keep_alive=b"close" not in options if newer else b"keep-alive" in options,
+        upgrade=_upgrade(head.fields) if newer and b"upgrade" in options else None,
+    )
+
+
+def origin_form(head: RequestHead) -> tuple[bytes | None, bytes, bytes]:
+    """(authority or None, target in origin form, default port of its scheme). An absolute target's
+    authority is the request's (RFC 9112 §3.2.2)."""
+    target = head.target
+    if target.startswith(b"/"):
+        return None, target, b""
+    if target == b"*":
+        if head.method != "OPTIONS":
+            raise BadRequestError("the request target * is for OPTIONS alone")
+        return None, target, b""
+    match = _ABSOLUTE(target)
+    if match is None or not _AUTHORITY(match[2]):
+        raise BadRequestError("the request target is neither a path nor an http URL")
+    rest = match[3]
+    if not rest.startswith(b"/"):
+        rest = b"*" if not rest and head.method == "OPTIONS" else b"/" + rest
+    return match[2], rest, b":443" if match[1] else b":80"
+
+
+def _place(authority: bytes, port: bytes) -> bytes:
+    """Lower case, without a port that says nothing (RFC 9110 §4.2.3)."""
+    return authority.lower().removesuffix(port).removesuffix(b":")
+
+
+def _upgrade(fields: Fields) -> bytes | None:
+    offered = [
+        protocol
+        for protocol in headers.tokens(fields, b"upgrade")
+        if not protocol.startswith(_NOT_TUNNELLED)
+    ]
+    return b", ".join(offered) or None
+
+
+# ── onward ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def onward(
+    request: Asked,
+    framing: Framing,
+    client: Connection,
+    *,
+    identifier: bytes,
+    target: bytes,
+    host: bytes,
+    told: Told | None = None,
+    trace: Callable[[], bytes] | None = None,
+    edit: Callable[[Fields], Fields] = lambda fields: fields,
+    underscores: Underscores = "drop_confusable",
+    proxy_header: bytes = b"",
+) -> Onward:
+    """The request as the backend gets it: exactly one framing, and every rule of `headers`."""
+    head = request.head
+    chunked = framing is Ends.CHUNKED
+    hops = headers.max_forwards(head.fields) if head.method in _COUNTED else None
     fields = headers.for_backend(
-        request.fields,
-        connection,
+        head.fields,
+        client,
         identifier=identifier,
         host=host,
-        version=b"%d.%d" % request.version,
+        version=b"%d.%d" % head.version,
+        told=told,
+        underscores=underscores,
+        trace=trace,
+        max_forwards=None if hops is None else hops - 1,
+        chunked=chunked,
     )
-    return Onward(request.method, target, fields, identifier, length, chunked)
+    fields = list(edit(fields))
+    if chunked:
+        fields.append((b"Transfer-Encoding", b"chunked"))
+    if request.upgrade is not None:
+        fields += _tunnel_fields(request.upgrade)
+    line = b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target)
+    return Onward(
+        head.method,
+        head_bytes(line, fields),
+        identifier,
+        chunked=chunked,
+        upgrade=request.upgrade is not None,
+        proxy_header=proxy_header,
+    )
 
 
-def origin_form(target: bytes) -> tuple[bytes | None, bytes]:
-    """(authority or None, target in origin form). An absolute target's authority overrides Host
-    (RFC 9112 §3.2.2)."""
-    if _BAD_TARGET(target):
-        raise BadRequestError("the request target holds a space, a control character or #")
-    if target.startswith(b"/") or target == b"*":
-        return None, target
-    match = _ABSOLUTE(target)
-    if match is None or not match[1] or b"@" in match[1]:
-        raise BadRequestError("the request target is neither a path nor an http URL")
-    rest = match[2]
-    return match[1], rest if rest.startswith(b"/") else b"/" + rest
+def head_bytes(line: bytes, fields: Fields) -> bytes:
+    """A head: its first line, its fields, the empty line."""
+    return b"\r\n".join([line, *(name + b": " + value for name, value in fields)]) + b"\r\n\r\n"
 
 
-def body_of(fields: Fields) -> tuple[int | None, bool]:
-    """(Content-Length or None, chunked?). Raises BadRequestError where the two disagree."""
-    length: bytes | None = None
-    coding: bytes | None = None
-    for name, value in fields:
-        size = len(name)
-        if size == 14 and name.lower() == b"content-length":
-            if length is not None or not _DIGITS(value):
-                raise BadRequestError("Content-Length is repeated or not a number")
-            length = value
-        elif size == 17 and name.lower() == b"transfer-encoding":
-            if coding is not None or value.lower() != b"chunked":
-                raise BadRequestError("Transfer-Encoding is not exactly chunked")
-            coding = value
-    if length is not None and coding is not None:
-        raise BadRequestError("both Content-Length and Transfer-Encoding")
-    return (None if length is None else int(length)), coding is not None
+# ── back ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def back(
-    request: Request,
-    status: int,
-    reason: bytes,
-    fields: Fields,
+    request: Asked | None,
+    answer: AnswerHead,
     *,
     stay: bool,
+    length: int | None,
+    edit: Callable[[Fields], Fields] = lambda fields: fields,
+    ours: bool = False,
 ) -> Back:
-    """The answer's head as the client gets it. `stay`: the connection may be kept if the client
-    asked for that. Raises BadAnswerError where the body's framing is not understood."""
-    try:
-        length, _chunked = body_of(fields)
-    except BadRequestError as error:
-        raise BadAnswerError(str(error)) from None
-    if status < 200:
-        raise BadAnswerError(f"{status} was not asked for")
-    bodiless = request.method == "HEAD" or status in (204, 304)
-    out = headers.for_client(fields, drop_length=status == 204)
-    keep = stay and request.keep_alive
+    """The answer's head as the client gets it.
+
+    `request` is None where none could be read. `stay`: the connection may be kept if the client
+    asked for that. `length`: what the body has, None where nobody knows yet. `ours`: made here, not
+    by a backend.
+    """
+    status = answer.status
+    bodiless = (request is not None and request.method == "HEAD") or status in (204, 304)
+    newer = request is None or request.head.version >= (1, 1)
+    keep = stay and request is not None and request.keep_alive
+    fields = answer.fields
+    if not ours:
+        chunked = not bodiless and length is None and newer
+        fields = headers.for_client(
+            fields, version=_dotted(answer), drop_length=status == 204, trailers=chunked
+        )
+    fields = list(edit(fields))
     if bodiless:
-        framing = Framing.NONE
+        body = Body.NONE
     elif length is not None:
-        framing = Framing.LENGTH
-    elif request.version >= (1, 1):
-        framing = Framing.CHUNKED
-        out.append((b"Transfer-Encoding", b"chunked"))
+        body = Body.LENGTH
+    elif newer:
+        body = Body.CHUNKED
+        fields.append((b"Transfer-Encoding", b"chunked"))
     else:
-        framing = Framing.CLOSE
+        body = Body.CLOSE
         keep = False
     if not keep:
-        out.append((b"Connection", b"close"))
-    elif request.version < (1, 1):
-        out.append((b"Connection", b"keep-alive"))
-    return Back(head_bytes(status, reason, out), framing, keep)
+        fields.append((b"Connection", b"close"))
+    elif not newer:
+        fields.append((b"Connection", b"keep-alive"))
+    return Back(head_bytes(b"HTTP/1.1 %d %b" % (status, answer.reason), fields), body, keep)
 
 
-def head_bytes(status: int, reason: bytes, fields: Fields) -> bytes:
-    lines = [b"HTTP/1.1 %d %b" % (status, reason)]
-    lines += [name + b": " + value for name, value in fields]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+def interim(answer: AnswerHead) -> bytes:
+    """A 1xx answer as the client gets it; a 101 says what both now speak."""
+    fields = headers.for_client(answer.fields, version=_dotted(answer), drop_length=True)
+    if answer.status == 101:
+        protocol = headers.value_of(answer.fields, b"upgrade")
+        if protocol is None:
+            raise BadAnswerError("101 without saying to what")
+        fields += _tunnel_fields(protocol)
+    return head_bytes(b"HTTP/1.1 %d %b" % (answer.status, answer.reason), fields)
+
+
+def _tunnel_fields(protocol: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
+
+
+def _dotted(answer: AnswerHead) -> bytes:
+    return b"%d.%d" % answer.version
+
+
+# ── our own answers ──────────────────────────────────────────────────────────────────────────────
+
+
+def last_hop(request: Asked, identifier: bytes) -> tuple[AnswerHead, bytes] | None:
+    """Our own answer to a TRACE or OPTIONS that may go no further (RFC 9110 §7.6.2)."""
+    head = request.head
+    if head.method not in _COUNTED or headers.max_forwards(head.fields) != 0:
+        return None
+    if head.method == "OPTIONS":
+        return _ours(200, b"OK", [ALLOW], b"", identifier), b""
+    shown = [field for field in head.fields if field[0].lower() not in _SECRET]
+    line = b"%b %b HTTP/%d.%d" % (head.method.encode("ascii"), head.target, *head.version)
+    body = head_bytes(line, shown)
+    return _ours(200, b"OK", [(b"Content-Type", b"message/http")], body, identifier), body
+
+
+def https_place(request: Asked, port: int | None) -> bytes:
+    """Where the same is found by https; `port` is where we listen for it."""
+    host = request.host or b""
+    name = host if host.endswith(b"]") else re.sub(rb":[0-9]*\Z", b"", host)
+    where = b"" if port in (None, 443) else b":%d" % port
+    return b"https://" + name + where + request.target.lstrip(b"*")
+
+
+def redirect(status: int, location: bytes, identifier: bytes) -> tuple[AnswerHead, bytes]:
+    """Our own answer that sends the client elsewhere."""
+    phrase = HTTPStatus(status).phrase.encode()
+    return _ours(status, phrase, [(b"Location", location)], b"", identifier), b""
 
 
 def refusal(
-    request: Request, error: RequestError, identifier: bytes, *, stay: bool
-) -> tuple[Back, bytes]:
-    """The balancer's own answer to a request that failed: head and body (problem+json, RFC 9457).
+    error: RequestError, identifier: bytes, page: tuple[bytes, bytes] | None = None
+) -> tuple[AnswerHead, bytes]:
+    """The balancer's own answer to a request that failed: problem+json (RFC 9457), or the
+    operator's `page` (content type, body).
 
     `reason` in it is the word of the metric label; the id finds the request in the log.
     """
-    body = json.dumps(
-        {
-            "title": HTTPStatus(error.status).phrase if error.status != 499 else "Client Gone",
+    phrase = HTTPStatus(error.status).phrase if error.status != 499 else "Client Gone"
+    if page is None:
+        kind = b"application/problem+json"
+        told = {
+            "title": phrase,
             "status": error.status,
             "reason": error.reason,
             "detail": str(error),
             "request_id": identifier.decode("ascii"),
-        },
-        ensure_ascii=False,
-    ).encode() + b"\n"  # fmt: skip
-    fields = [
-        (b"Content-Type", b"application/problem+json"),
-        (b"Content-Length", b"%d" % len(body)),
-        (b"Cache-Control", b"no-store"),
-        (b"X-Request-Id", identifier),
-    ]
+        }
+        body = json.dumps(told, ensure_ascii=False).encode() + b"\n"
+    else:
+        kind, body = page
+    fields = [(b"Content-Type", kind), (b"Cache-Control", b"no-store")]
     if isinstance(error, NoBackendError):
         fields.append((b"Retry-After", b"%d" % error.retry_after_s))
     if isinstance(error, ConnectRefusedError):
-        fields.append((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-    phrase = HTTPStatus(error.status).phrase.encode() if error.status != 499 else b"Client Gone"
-    answer = back(request, error.status, phrase, fields, stay=stay)
-    return answer, b"" if answer.framing is Framing.NONE else body
+        fields.append(ALLOW)
+    return _ours(error.status, phrase.encode(), fields, body, identifier), body
+
+
+def _ours(
+    status: int, phrase: bytes, fields: list[tuple[bytes, bytes]], body: bytes, identifier: bytes
+) -> AnswerHead:
+    length = (b"Content-Length", b"%d" % len(body))
+    return AnswerHead(status, phrase, (1, 1), [*fields, length, (b"X-Request-Id", identifier)])

@@ -1,52 +1,61 @@
 """Asks backends whether they are ready, and reports; the pool judges.
 
-One task per pool keeps the times; each question is a task of its own, on a connection of its own,
-so that a backend which does not answer delays nobody. A connection that is accepted and then reset
-is a no like any other: QEMU's forwarded port accepts long before the guest behind it listens.
+One task per pool keeps the times; each question (`probe`) is a task of its own, on a connection of
+its own, so that a backend which does not answer delays nobody. A connection that is accepted and
+then reset is a no like any other: QEMU's forwarded port accepts long before the guest behind it
+listens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import random
+import ssl
 import time
 from collections.abc import Callable
-from typing import Final
-
-import aiohttp
-from yarl import URL
 
 from lb.backend import Backend
+from lb.config_service import HealthConfig
 from lb.pool import Pool, Report
+from lb.probe import TIMEOUT, Manner, probe
+from lb.slate import Rng
 from lb.tasks import cancel, spawn
-
-TIMEOUT: Final = "timeout"
-_FIELDS = {"User-Agent": "lbctl-probe"}
 
 
 class Prober:
-    """Active health checks of one pool, by the pool's own `health` settings."""
+    """Active health checks of one pool, by the pool's own `health` settings; and the wake-up call
+    for its ejections.
 
-    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
+    `tls` makes the questions https, `server_name` is what is asked for and verified there instead
+    of the address, `greeting` goes first on each connection (a PROXY header). `rng` spreads the
+    times. A new `manner` may be set at any time.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Rng | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "",
+        greeting: bytes = b"",
+    ) -> None:
+        self.manner = Manner(tls, server_name, greeting)
         self._pool = pool
         self._clock = clock
+        self._rng: Rng = rng if rng is not None else random.Random()
         self._due: dict[Backend, float] = {}
         self._asking: dict[Backend, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._session: aiohttp.ClientSession | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Begin asking; every backend is asked at once."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._pool.health.timeout),
-            auto_decompress=False,
-        )
-        # A backend that joins, or turns unhealthy, is asked sooner than the last plan said.
+        # A backend that joins, or turns unhealthy, is asked sooner than the last plan said; and so
+        # may all be by new settings.
         self._unsubscribe = self._pool.subscribe(lambda change: self._wake.set())
+        self._pool.on_configured = self._wake.set
         self._task = spawn(self._run(), name=f"probes of {self._pool.service}")
 
     async def stop(self) -> None:
@@ -56,19 +65,24 @@ class Prober:
             self._unsubscribe = None
         await cancel(self._task, *self._asking.values())
         self._task = None
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            wait_s = self._ask_due(self._clock())
+            wait_s = min(self._ask_due(self._clock()), self._reinstate_due())
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _reinstate_due(self) -> float:
+        """End the ejections whose time has come; returns the seconds until the next one's has."""
+        now = self._pool.clock()
+        if (at := self._pool.reinstates_at) is not None and at <= now:
+            self._pool.tick(now)
+            at = self._pool.reinstates_at
+        return float("inf") if at is None else at - now
 
     def _ask_due(self, now: float) -> float:
         """Start every question that is due; returns the seconds until the next one is."""
@@ -77,11 +91,10 @@ class Prober:
         for backend in self._pool:
             if not backend.probed:
                 continue
-            pause = health.interval if backend.available else health.interval_down
             # Never later than one pause from now: the pause may have shrunk since it was planned.
-            at = min(self._due.get(backend, now), now + pause)
+            at = min(self._due.get(backend, now), now + pause_s(health, backend.passes, 1.0))
             if at <= now:
-                at = now + pause
+                at = now + pause_s(health, backend.passes, self._rng.random())
                 if backend not in self._asking:
                     self._asking[backend] = spawn(
                         self._ask(backend), name=f"probe of {backend.name}"
@@ -93,33 +106,16 @@ class Prober:
     async def _ask(self, backend: Backend) -> None:
         asked_at = self._pool.clock()
         try:
-            ok, detail = await self._question(backend.address)
+            ok, detail = await probe(backend.address, self._pool.health, self.manner)
         finally:
             self._asking.pop(backend, None)
         self._pool.observe(
             Report(backend.name, backend.address, ok, detail, asked_at, detail == TIMEOUT)
         )
 
-    async def _question(self, address: str) -> tuple[bool, str]:
-        if self._session is None:
-            return False, "stopped"
-        url = URL(f"http://{address}{self._pool.health.path}", encoded=True)
-        try:
-            response = await self._session.get(url, headers=_FIELDS, allow_redirects=False)
-            # The head is the answer; a body may be a page, or endless.
-            response.close()
-        except TimeoutError:
-            return False, TIMEOUT
-        except (aiohttp.ClientError, OSError) as error:
-            return False, _word(error)
-        return 200 <= response.status < 300, str(response.status)
 
-
-def _word(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
-        return "refused"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "unreachable"
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return "reset"
-    return "bad answer"
+def pause_s(health: HealthConfig, well: bool, dice: float) -> float:
+    """Seconds between two questions to one backend; `dice` from 0 to 1 spreads them evenly over
+    the interval ± its jitter."""
+    interval = health.interval if well else health.interval_down
+    return interval * (1 + health.jitter * (2 * dice - 1))

@@ -1,4 +1,4 @@
-"""The public addresses: opening them, and closing them without losing a request.
+"""The public addresses: opening them, changing them, closing them without losing a request.
 
 Owns the listening sockets and the order of stopping. Knows requests only as journeys to wait for.
 """
@@ -8,23 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-from aiohttp import web
-
-from lb.address import cannot_listen, split_address
-from lb.config import ProxyConfig, QueueConfig
-from lb.errors import ListenError
+from lb import sockets
+from lb.acceptor import Acceptor
+from lb.access_log import AccessLog
+from lb.address import split_address
+from lb.client_connection import ClientServer
+from lb.config import ListenConfig, ProxyConfig
 from lb.exchange import RequestIds
-from lb.malformed import ClientServer
 from lb.metrics import RequestMetrics
-from lb.pool import Pool
 from lb.proxy import Proxy
+from lb.routes import Routes
+from lb.site import Site
+from lb.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 # After the deadline the cancelled journeys only have to unwind.
 _UNWIND_S = 2.0
 
@@ -39,71 +46,227 @@ class Stopped:
     """Those the deadline ended, such as `GET /slow → web-1`."""
 
 
+class _Accepting(Protocol):
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Listener:
+    """One entry of `proxy.listen`, open."""
+
+    config: ListenConfig
+    encrypted: bool
+    bound: list[socket.socket]
+    """Ours to keep: what accepts has duplicates, so that another can take over in place."""
+    accepting: list[_Accepting]
+    server: ClientServer
+
+    def close(self) -> None:
+        for one in self.accepting:
+            one.close()
+        sockets.close(self.bound)
+
+
 class ProxyServer:
-    """The proxy on its addresses. `addresses` is what clients can connect to, once started."""
+    """The proxy on its addresses. `addresses` is what clients can connect to, once started.
+
+    `home` keeps a self-signed certificate; `counters` takes the requests that belong to no service.
+    """
 
     def __init__(
         self,
         config: ProxyConfig,
-        pool: Pool,
-        counters: RequestMetrics,
-        queue: QueueConfig | None = None,
+        sites: Mapping[str, Site],
+        routes: Routes,
+        *,
+        home: Path | None = None,
+        counters: RequestMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        identifiers = RequestIds(secrets.token_hex(4))
-        self._proxy = Proxy(config, pool, counters, identifiers, queue or QueueConfig())
-        self._http: web.Server | None = None
-        self._listeners: list[asyncio.Server] = []
-        self.addresses: tuple[str, ...] = ()
+        self._home = home or Path()
+        self.proxy = Proxy(
+            config,
+            sites,
+            routes,
+            counters or RequestMetrics(""),
+            clock=clock,
+            request_ids=RequestIds(secrets.token_hex(4)),
+            access_log=AccessLog(config.access_log, random.Random()),
+        )
+        self._tls: ServerTls | None = None
+        self._listeners: dict[str, _Listener] = {}
+        self._started = False
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(
+            sockets.name_of(one) for open_ in self._listeners.values() for one in open_.bound
+        )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(
+            f"{'https' if open_.encrypted else 'http'}://{sockets.name_of(one)}"
+            for open_ in self._listeners.values()
+            for one in open_.bound
+        )
+
+    # ── opening ──────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Listen on every address. Raises ListenError, and then listens on none."""
-        self._http = http = ClientServer(
-            self._proxy,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=self._config.timeouts.idle,
-            lingering_time=2.0,
-        )
+        """Listen on every address. Raises ListenError or TlsError, and then listens on none."""
+        config = self._config
+        self._tls = self._load_tls(config)
+        opened: dict[str, _Listener] = {}
         try:
-            for address in self._config.listen:
-                self._listeners.append(await _listen(http, address))
-        except ListenError:
-            self._close_listeners()
+            for listen in config.listen:
+                opened[listen.address] = self._bind(listen, config)
+            for open_ in opened.values():
+                await self._accept(open_)
+        except BaseException:
+            for open_ in opened.values():
+                open_.close()
             raise
-        self.addresses = tuple(
-            _address(socket.getsockname())
-            for listener in self._listeners
-            for socket in listener.sockets
+        self._listeners = opened
+        self._started = True
+        self._settle()
+        log.info("listening on %s", ", ".join(self.urls))
+
+    async def reconfigure(
+        self, config: ProxyConfig, sites: Mapping[str, Site], routes: Routes
+    ) -> None:
+        """Take over another configuration: connections stay, new ones go by it.
+
+        Raises ListenError, TlsError or AccessLogError, and then nothing has changed.
+        """
+        tls = self._load_tls(config)
+        opened: dict[str, _Listener] = {}
+        try:
+            for listen in config.listen:
+                old = self._listeners.get(listen.address)
+                if old is None:
+                    opened[listen.address] = self._bind(listen, config)
+                elif (old.config, old.encrypted) == (listen, config.speaks_tls(listen)):
+                    opened[listen.address] = old
+                else:
+                    opened[listen.address] = self._bind(
+                        listen, config, [one.dup() for one in old.bound]
+                    )
+            if self._tls is not None and tls is self._tls:
+                tls.reload(config.tls)
+            # last of what can fail: it opens its file anew, also because that may be rotated
+            self.proxy.access_log.configure(config.access_log)
+        except BaseException:
+            for address, open_ in opened.items():
+                if open_ is not self._listeners.get(address):
+                    open_.close()
+            raise
+        before, self._listeners = self._listeners, opened
+        self._tls = tls
+        self._config = config
+        self.proxy.configure(config, sites, routes)
+        for open_ in opened.values():
+            if not open_.accepting:
+                await self._accept(open_)
+        for address, open_ in before.items():
+            if opened.get(address) is not open_:
+                open_.close()
+        self._settle()
+
+    def _load_tls(self, config: ProxyConfig) -> ServerTls | None:
+        """What encrypted listeners use; the present one where there is one, to be reloaded."""
+        if not any(config.speaks_tls(listen) for listen in config.listen):
+            return None
+        if self._tls is not None:
+            return self._tls
+        names = [split_address(listen.address)[0] for listen in config.listen]
+        return ServerTls(config.tls, self._home, names)
+
+    def _bind(
+        self,
+        listen: ListenConfig,
+        config: ProxyConfig,
+        bound: list[socket.socket] | None = None,
+    ) -> _Listener:
+        encrypted = config.speaks_tls(listen)
+        server = ClientServer(
+            self.proxy,
+            scheme=b"https" if encrypted else b"http",
+            redirect_to_https=listen.redirect_to_https,
         )
-        log.info("listening on %s", ", ".join(self.addresses))
+        return _Listener(listen, encrypted, bound or sockets.bind(listen.address), [], server)
+
+    async def _accept(self, open_: _Listener) -> None:
+        loop = asyncio.get_running_loop()
+        context = self._tls.context if self._tls is not None and open_.encrypted else None
+        handshake_s = self.proxy.config.timeouts.head or None
+        for one in open_.bound:
+            if open_.config.proxy_protocol:
+                open_.accepting.append(
+                    Acceptor(
+                        one.dup(),
+                        open_.server.connection,
+                        trust=lambda: self.proxy.trust,
+                        timeout_s=lambda: self.proxy.config.timeouts.head,
+                        context=context,
+                        loop=loop,
+                    )
+                )
+                continue
+            open_.accepting.append(
+                await loop.create_server(
+                    open_.server,
+                    sock=one.dup(),
+                    backlog=sockets.BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=handshake_s if context is not None else None,
+                )
+            )
+
+    def _settle(self) -> None:
+        """Tell the proxy what depends on the ports as they are bound."""
+        ports = [
+            one.getsockname()[1]
+            for open_ in self._listeners.values()
+            if open_.encrypted
+            for one in open_.bound
+        ]
+        self.proxy.https_port = ports[0] if ports else None
+
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────
 
     async def stop(self, grace_s: float | None = None) -> Stopped:
         """Accept nothing more, let running requests end for `grace_s` seconds (default: the
         configured grace), cut the rest, close everything. Says what it cut."""
-        if self._http is None:
+        if not self._started:
             return Stopped(0, ())
-        proxy = self._proxy
+        self._started = False
+        proxy = self.proxy
         proxy.stopping = True
-        self._close_listeners()
+        for open_ in self._listeners.values():
+            open_.close()
         running = len(proxy.running)
         busy = {journey.connection for journey in proxy.running}
-        for connection in self._http.connections:
+        for connection in tuple(proxy.connections):
             if connection in busy:
                 connection.close()
             else:
                 # An idle client would otherwise send into a connection that no longer reads.
                 connection.force_close()
         cut = await self._wait(self._config.shutdown_grace if grace_s is None else grace_s)
-        await self._http.shutdown(_UNWIND_S)
-        await proxy.close()
-        self._http = None
+        for open_ in self._listeners.values():
+            await open_.server.shutdown(_UNWIND_S)
+        self._listeners = {}
+        for site in proxy.sites.values():
+            site.close()
+        await asyncio.to_thread(proxy.access_log.close)
         for line in cut:
             log.warning("cut at shutdown: %s", line)
         return Stopped(running - len(cut), cut)
 
     async def _wait(self, grace_s: float) -> tuple[str, ...]:
-        proxy = self._proxy
+        proxy = self.proxy
         if proxy.running:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(proxy.idle.wait(), grace_s)
@@ -116,23 +279,3 @@ class ProxyServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(proxy.idle.wait(), _UNWIND_S)
         return cut
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-
-
-async def _listen(http: web.Server, address: str) -> asyncio.Server:
-    host, port = split_address(address)
-    try:
-        return await asyncio.get_running_loop().create_server(
-            http, host, port, backlog=_BACKLOG, reuse_address=True
-        )
-    except (OSError, OverflowError) as error:
-        raise cannot_listen(address, error, "proxy.listen") from error
-
-
-def _address(name: tuple[str, int]) -> str:
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -27,6 +27,7 @@ from lb.latency import CONTRACT_BUCKETS_S, Latency
 from lb.pool import Pool
 
 RETIRED: Final = "(retired)"
+NOWHERE: Final = "(none)"
 METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"}
 )
@@ -49,6 +50,8 @@ class RequestMetrics:
         "requests",
         "retries",
         "service",
+        "tunnels",
+        "turned_away",
         "upstream_errors",
         "waiting",
     )
@@ -56,6 +59,9 @@ class RequestMetrics:
     def __init__(self, service: str) -> None:
         self.service = service
         self.in_flight = 0
+        self.tunnels = 0
+        self.turned_away = 0
+        """Connections closed at once, because there were too many."""
         self.requests: dict[tuple[str, int], int] = {}
         self.duration = Latency()
         self.queue_wait = Latency()
@@ -159,7 +165,10 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._services: dict[str, tuple[Pool, RequestMetrics]] = {}
+        self.unrouted = RequestMetrics(NOWHERE)
+        """Of requests that belong to no service: not to be read, or without a route."""
         self._autoscaler: AutoscalerSource | None = None
+        self._log_lines_dropped: Callable[[], int] = lambda: 0
         self.registry.register(self)
 
     def service(self, pool: Pool) -> RequestMetrics:
@@ -168,9 +177,17 @@ class Metrics(Collector):
             self._services[pool.service] = (pool, RequestMetrics(pool.service))
         return self._services[pool.service][1]
 
+    def forget(self, service: str) -> None:
+        """It is served no more; one that takes its name later begins at 0, as after a restart."""
+        self._services.pop(service, None)
+
     def autoscaler(self, source: AutoscalerSource) -> None:
         """Ask this for rows at every scrape."""
         self._autoscaler = source
+
+    def access_log(self, dropped: Callable[[], int]) -> None:
+        """Ask this at every scrape how many lines were lost."""
+        self._log_lines_dropped = dropped
 
     def render(self) -> tuple[bytes, str]:
         """The body and content type of `/metrics`."""
@@ -180,11 +197,20 @@ class Metrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        yield from collect_proxy(self._services.values())
+        yield from collect_proxy(self._services.values(), self.unrouted)
+        lines = CounterMetricFamily(
+            "lb_access_log_dropped_total",
+            "Lines of the access log that were lost, because the disk did not keep up",
+            labels=(),
+        )
+        lines.add_metric((), self._log_lines_dropped())
+        yield lines
         yield from collect_autoscaler(self._autoscaler() if self._autoscaler else AutoscalerRows())
 
 
-def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[Metric]:
+def collect_proxy(
+    services: Iterable[tuple[Pool, RequestMetrics]], unrouted: RequestMetrics
+) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "lb_requests_total",
         "Requests answered, as the client saw it; 499: the client hung up first",
@@ -223,11 +249,14 @@ def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[M
     errors = CounterMetricFamily(
         "lb_upstream_errors_total", "Failures of backends, by kind", labels=("service", "reason")
     )
+    ejections = CounterMetricFamily(
+        "lb_backend_ejections_total",
+        "Backends taken out for a while for what requests told, by why",
+        labels=("service", "reason"),
+    )
     for pool, counters in services:
         service = pool.service
-        for (method, code), number in counters.requests.items():
-            requests.add_metric((service, method, str(code)), number)
-        _add_latency(duration, (service,), counters.duration)
+        _add_requests(requests, duration, counters)
         _add_latency(queue, (service,), counters.queue_wait)
         in_flight.add_metric((service,), counters.in_flight)
         queued.add_metric((service,), counters.waiting())
@@ -241,10 +270,22 @@ def collect_proxy(services: Iterable[tuple[Pool, RequestMetrics]]) -> Iterator[M
             retries.add_metric((service, reason), number)
         for reason, number in counters.upstream_errors.items():
             errors.add_metric((service, reason), number)
+        for reason, number in pool.ejections.items():
+            ejections.add_metric((service, reason), number)
+    if unrouted.requests:
+        _add_requests(requests, duration, unrouted)
     yield from (
         requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
-        errors,
+        errors, ejections,
     )  # fmt: skip
+
+
+def _add_requests(
+    requests: CounterMetricFamily, duration: HistogramMetricFamily, counters: RequestMetrics
+) -> None:
+    for (method, code), number in counters.requests.items():
+        requests.add_metric((counters.service, method, str(code)), number)
+    _add_latency(duration, (counters.service,), counters.duration)
 
 
 def _add_latency(family: HistogramMetricFamily, labels: Labels, latency: Latency) -> None:

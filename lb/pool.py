@@ -1,27 +1,27 @@
-"""Owns a service's backends: who is in, who may be picked, who holds a lease. No I/O.
+"""Owns a service's backends: which of them are well, who is ejected, who gets a request. No I/O.
 
-Mutable state: `_backends` (by name, in order of joining), `_available` (the same, filtered; rebuilt
-whenever a bit flips, so that a lease never filters), `_departed` (gone, with requests still
-running). Every change happens between two awaits of somebody else: nothing here is async.
+Mutable state beside the membership's: `_slate` (who may be picked; None once a bit flipped, made
+anew by the next who asks, so that a lease never filters), `_due` (when shares grow or an ejection
+ends), `_ejected` (some of whom may have left or drained since). Every change happens between two
+awaits of somebody else: nothing here is async.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Collection
+from typing import Literal
 
-from autoscale.model import EventKind, PoolLoad, Reason, ScaleEvent
-from lb.backend import Backend, BackendView, Lifecycle
-from lb.balance import Policy, Rng, policy_named
+from autoscale.model import Reason
+from lb.backend import Backend, Lifecycle
+from lb.balance import policy_named
 from lb.change import Aspect
 from lb.change import Change as Change
 from lb.change import Report as Report
-from lb.config import HealthConfig, ServiceConfig
+from lb.config_service import HealthConfig, OutlierConfig, ServiceConfig
 from lb.errors import (
     AllTriedError,
     AllUnhealthyError,
@@ -32,56 +32,22 @@ from lb.errors import (
     NoneReadyError,
     PoolEmptyError,
     RequestError,
-    UnknownBackendError,
 )
-from lb.latency import Latency
-
-log = logging.getLogger(__name__)
-
-
-class Lease:
-    """One request's claim on one backend; counted since `Pool.lease`, released exactly once.
-
-    Use as a context manager. Before leaving, say how it went: `answered` or `failed`. Neither
-    (a client that hung up, a cancellation) counts for nothing.
-    """
-
-    __slots__ = ("_open", "_pool", "backend")
-
-    def __init__(self, pool: Pool, backend: Backend) -> None:
-        self._pool = pool
-        self._open = True
-        self.backend = backend
-
-    def answered(self, seconds: float, now: float) -> None:
-        """A whole answer came, `seconds` after the request was sent."""
-        backend = self.backend
-        backend.connect_failures = 0
-        backend.answered_at = now
-        backend.latency.record(seconds, now)
-
-    def failed(self, error: RequestError) -> None:
-        """It ended in an error; only the backend's own fault counts against it."""
-        self._pool.record_failure(self.backend, error)
-
-    def release(self) -> None:
-        if self._open:
-            self._open = False
-            self._pool._released(self.backend)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
+from lb.lease import Lease as Lease
+from lb.membership import Membership
+from lb.outlier import (
+    COMPARE_S,
+    Grounds,
+    below_the_rest,
+    fails_alone,
+    most_ejected,
+    speaks_against,
+)
+from lb.slate import Policy, Rng, Slate
+from lb.slow_start import STEPS, warmth
 
 
-class Pool:
+class Pool(Membership):
     """The backends of one service.
 
     `health` supplies the rise and fall counts. `max_in_flight` is each backend's limit. `clock` is
@@ -97,230 +63,145 @@ class Pool:
         rng: Rng | None = None,
         max_in_flight: int = sys.maxsize,
     ) -> None:
-        self.service = service
-        self.max_in_flight = max_in_flight
+        super().__init__(service, clock)
+        # settings; `configure` changes them
         self.policy = policy
         self.health = health
-        self.clock = clock
+        self.max_in_flight = max_in_flight
+        self.outlier = OutlierConfig()
+        self.slow_start_s = 0.0
+        self.none_available: Literal["refuse", "try_anyway"] = "refuse"
+        self._policy_from: object = None
+        self.on_configured: Callable[[], None] = lambda: None
+        """Called when settings changed: the prober may have planned by the old ones."""
+        # state
         self._rng: Rng = rng if rng is not None else random.Random()
-        self._backends: dict[str, Backend] = {}
-        self._available: list[Backend] = []
-        self._departed: list[Backend] = []
-        self._retired_latency = Latency()
-        self._subscribers: list[Callable[[Change], None]] = []
-        self.on_room: Callable[[], None] = lambda: None
-        """Called after each release and each flip: somebody who waits may have a chance now."""
+        self._slate: Slate[Backend] | None = None
+        self._offered: frozenset[Backend] = frozenset()
+        self._due = math.inf
+        self._ejected: set[Backend] = set()
+        self._compare_at = -math.inf
+        self.ejections: dict[str, int] = dict.fromkeys(map(str, Grounds), 0)
+        """So many so far, by their grounds."""
 
     @classmethod
     def from_config(
         cls, service: str, config: ServiceConfig, clock: Callable[[], float] = time.monotonic
     ) -> Pool:
-        """A pool with the configured policy, health rules and static backends."""
-        pool = cls(
-            service,
-            policy_named(config.policy),
-            config.health,
-            clock,
-            max_in_flight=config.max_in_flight,
-        )
-        for address in config.backends:
-            pool.add_static(address)
+        """A pool with the configured policy, rules and static backends."""
+        pool = cls(service, policy_named(config.policy, config.hash), config.health, clock)
+        pool.configure(config)
         return pool
 
-    # ── reading ──────────────────────────────────────────────────────────────────────────────
+    def configure(self, config: ServiceConfig) -> None:
+        """Go on with these settings. Backends that stay keep their health, what was learned of
+        them and their requests; a policy that stays keeps its turn."""
+        if self._policy_from != (config.policy, config.hash):
+            self._policy_from = (config.policy, config.hash)
+            self.policy = policy_named(config.policy, config.hash)
+        if config.outlier.window != self.outlier.window:
+            for backend in self:
+                backend.record.measure(config.outlier.window)
+        self.health = config.health
+        self.outlier = config.outlier
+        self.max_in_flight = config.max_in_flight
+        self.slow_start_s = config.slow_start
+        self.none_available = config.none_available
+        self._take_static(config.backends)
+        self._stale()
+        self._flipped()
+        self.on_configured()
+        self.on_room()
 
-    def __iter__(self) -> Iterator[Backend]:
-        return iter(tuple(self._backends.values()))
-
-    def __len__(self) -> int:
-        return len(self._backends)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._backends
-
-    def get(self, name: str) -> Backend | None:
-        return self._backends.get(name)
+    # ── who may be picked ────────────────────────────────────────────────────────────────────
 
     @property
     def available(self) -> tuple[Backend, ...]:
-        return tuple(self._available)
+        return tuple(backend for backend in self._backends.values() if backend.available)
 
-    @property
-    def in_flight(self) -> int:
-        """Running leases, those on backends that already left included."""
-        return sum(b.in_flight for b in self._backends.values()) + sum(
-            b.in_flight for b in self._departed
+    def _stale(self) -> None:
+        self._slate = None
+
+    def _renew(self, now: float) -> Slate[Backend]:
+        members = [backend for backend in self._backends.values() if backend.available]
+        if not members and self.none_available == "try_anyway":
+            members = [b for b in self._backends.values() if b.lifecycle is Lifecycle.READY]
+        starting_slowly = False
+        for backend in members:
+            part = warmth(now, backend.available_since, self.slow_start_s)
+            backend.share = backend.weight * part
+            starting_slowly = starting_slowly or part < 1
+        self._due = now + self.slow_start_s / STEPS if starting_slowly else math.inf
+        if (end := self.reinstates_at) is not None:
+            self._due = min(self._due, end)
+        limit = self.max_in_flight
+        self._offered = frozenset(members)
+        self._slate = slate = Slate(
+            members,
+            {backend for backend in members if backend.in_flight >= limit},
+            sum(backend.in_flight for backend in members),
         )
+        return slate
 
-    def load(self) -> PoolLoad:
-        """What policy and fleet may read. A gone backend is listed until its last request ends."""
-        known = [*self._backends.values(), *self._departed]
-        return PoolLoad(self.service, tuple(backend.load() for backend in known))
+    # ── leases ───────────────────────────────────────────────────────────────────────────────
 
-    def snapshot(self, cpu: Mapping[str, float] | None = None) -> list[BackendView]:
-        """Every backend at this instant, in order of joining. `cpu`: utilisation by name."""
-        now = self.clock()
-        cpu = cpu or {}
-        return [backend.view(now, cpu.get(backend.name)) for backend in self._backends.values()]
-
-    def retired_latency(self) -> Latency:
-        """Upstream durations of all backends that left: totals must not go down with them."""
-        total = Latency()
-        total.absorb(self._retired_latency)
-        for backend in self._departed:
-            total.absorb(backend.latency)
-        return total
-
-    def __repr__(self) -> str:
-        words: dict[str, int] = {}
-        for backend in self._backends.values():
-            sick = backend.lifecycle is Lifecycle.READY and not backend.healthy
-            word = "unhealthy" if sick else backend.lifecycle.value
-            words[word] = words.get(word, 0) + 1
-        listed = ", ".join(f"{number} {word}" for word, number in words.items()) or "empty"
-        return f"<Pool {self.service}: {listed}; {self.in_flight} in flight>"
-
-    # ── membership ───────────────────────────────────────────────────────────────────────────
-
-    def apply(self, event: ScaleEvent) -> None:
-        """Take over one change of the fleet. Idempotent: the fleet may say it again each tick."""
-        if event.service != self.service:
-            log.warning("pool %s ignores an event for %s", self.service, event.service)
-            return
-        if event.kind is EventKind.JOIN:
-            self._join(event)
-            return
-        backend = self._backends.get(event.backend)
-        if backend is None:
-            log.info("pool %s: %s of unknown %s", self.service, event.kind, event.backend)
-        elif event.kind is EventKind.DRAIN:
-            self._drain(backend, event.reason)
-        else:
-            self._leave(backend, event.reason)
-
-    def add_static(self, address: str, *, name: str | None = None, weight: int = 1) -> Backend:
-        """An operator's backend, named by its address unless told. Idempotent."""
-        name = name or address
-        known = self._backends.get(name)
-        if known is not None and known.address == address:
-            return known
-        if known is not None:
-            self._leave(known, Reason.REPLACED)
-        return self._add(Backend(name, address, weight=weight))
-
-    def drain(self, name: str) -> Backend:
-        """No new request to it. Raises UnknownBackendError."""
-        backend = self._known(name)
-        self._drain(backend, Reason.OPERATOR)
-        return backend
-
-    def ready(self, name: str) -> Backend:
-        """Take a drain back; its next good probe makes it ready. Raises UnknownBackendError."""
-        backend = self._known(name)
-        self._undrain(backend, Reason.OPERATOR)
-        return backend
-
-    def remove(self, name: str) -> Backend:
-        """Forget it; its running requests may finish. Raises UnknownBackendError."""
-        backend = self._known(name)
-        self._leave(backend, Reason.OPERATOR)
-        return backend
-
-    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
-        """Call back, synchronously, after each flip. Returns what ends the subscription."""
-        self._subscribers.append(callback)
-        return lambda: self._subscribers.remove(callback)
-
-    def _known(self, name: str) -> Backend:
-        backend = self._backends.get(name)
-        if backend is None:
-            raise UnknownBackendError(f"no backend {name} in service {self.service}")
-        return backend
-
-    def _join(self, event: ScaleEvent) -> None:
-        known = self._backends.get(event.backend)
-        if known is not None and known.address == event.address:
-            known.host, known.weight = event.host or known.host, event.weight
-            self._undrain(known, event.reason)
-            return
-        if known is not None:
-            # Same VM, new address (it was restored or migrated): what we knew of the old
-            # address says nothing of the new one.
-            self._leave(known, Reason.REPLACED)
-        self._add(
-            Backend(
-                event.backend,
-                event.address,
-                host=event.host,
-                vm=event.backend,
-                weight=event.weight,
-                joined_because=event.reason,
-            )
-        )
-
-    def _add(self, backend: Backend) -> Backend:
-        self._backends[backend.name] = backend
-        self._tell(
-            backend, Aspect.LIFECYCLE, "", backend.lifecycle, backend.joined_because, "joined"
-        )
-        return backend
-
-    def _drain(self, backend: Backend, reason: Reason) -> None:
-        if backend.lifecycle is not Lifecycle.DRAINING:
-            self._move(backend, Lifecycle.DRAINING, reason, f"{backend.in_flight} in flight")
-
-    def _undrain(self, backend: Backend, reason: Reason) -> None:
-        if backend.lifecycle is Lifecycle.DRAINING:
-            backend.joined_because = reason
-            backend.forget_health()
-            self._move(backend, Lifecycle.STARTING, reason, "drain taken back")
-
-    def _leave(self, backend: Backend, reason: Reason) -> None:
-        del self._backends[backend.name]
-        if backend.in_flight:
-            self._departed.append(backend)
-        else:
-            self._retired_latency.absorb(backend.latency)
-        self._move(backend, Lifecycle.GONE, reason, f"{backend.in_flight} in flight")
-
-    def _move(self, backend: Backend, to: Lifecycle, reason: Reason, message: str) -> None:
-        before = backend.lifecycle
-        backend.move(to)
-        self._tell(backend, Aspect.LIFECYCLE, before, to, reason, message)
-
-    def _tell(
+    def lease(
         self,
-        backend: Backend,
-        aspect: Aspect,
-        before: str,
-        after: str,
-        reason: Reason,
-        message: str,
-    ) -> None:
-        """Every flip ends here, so that the list of available ones can never be stale."""
-        self._available = [b for b in self._backends.values() if b.available]
-        change = Change(
-            service=self.service,
-            backend=backend.name,
-            aspect=aspect,
-            before=str(before),
-            after=str(after),
-            reason=reason,
-            message=message,
-            at=self.clock(),
-            address=backend.address,
-            vm=backend.vm,
-        )
-        log.info(
-            "%s/%s %s → %s (%s: %s)",
-            self.service, backend.name, before or "new", after, reason.value, message,
-        )  # fmt: skip
-        for callback in tuple(self._subscribers):
-            try:
-                callback(change)
-            except Exception:
-                # A journal that cannot write must not stop the pool.
-                log.exception("a subscriber of pool %s failed", self.service)
+        *,
+        exclude: Collection[Backend] = (),
+        key: bytes | None = None,
+        prefer: str | None = None,
+    ) -> Lease:
+        """Pick a backend and reserve it: it is counted when this returns, before any await.
+
+        `exclude` holds those already tried for this request. `key` is what `consistent_hash` goes
+        by. `prefer` names the backend that is taken where it may be, whatever the policy. Raises a
+        NoBackendError saying why; AtCapacityError where it is worth waiting for a release.
+        """
+        now = self.clock()
+        if self._slate is None or now >= self._due:
+            self.tick(now)
+        slate = offered = self._slate or self._renew(now)
+        if exclude:
+            slate = offered.without({b for b in exclude if b in self._offered})
+        if len(slate.closed) == len(slate.members):
+            raise self._nobody(slate, exclude)
+        backend = self._backends.get(prefer) if prefer is not None else None
+        if backend is None or backend not in self._offered or backend in slate.closed:
+            backend = (
+                slate.members[0]
+                if len(slate.members) == 1
+                else self.policy.pick(slate, self._rng, now, key)
+            )
+        backend.in_flight += 1
+        backend.requests_total += 1
+        offered.running += 1
+        if backend.in_flight >= self.max_in_flight:
+            offered.closed.add(backend)
+        return Lease(self, backend)
+
+    def _nobody(self, slate: Slate[Backend], exclude: Collection[Backend]) -> NoBackendError:
+        if slate.members:
+            if all(backend in exclude for backend in slate.members):
+                return AllTriedError("every available backend was tried")
+            return AtCapacityError(
+                f"every backend of {self.service} has {self.max_in_flight} requests running"
+            )
+        if not self._backends:
+            return PoolEmptyError(f"service {self.service} has no backend")
+        if any(b.lifecycle is Lifecycle.READY for b in self._backends.values()):
+            return AllUnhealthyError(f"no backend of {self.service} answers its health checks")
+        return NoneReadyError(f"no backend of {self.service} is ready yet")
+
+    def _released(self, backend: Backend) -> None:
+        backend.in_flight -= 1
+        if self._slate is not None and backend in self._offered:
+            self._slate.running -= 1
+            if backend.in_flight < self.max_in_flight:
+                self._slate.closed.discard(backend)
+        if backend.lifecycle is Lifecycle.GONE and not backend.in_flight:
+            self._departed.remove(backend)
+            self._retired_latency.absorb(backend.latency)
         self.on_room()
 
     # ── health ───────────────────────────────────────────────────────────────────────────────
@@ -347,6 +228,35 @@ class Pool:
             if backend.healthy and backend.probe_failures >= self.health.fall:
                 self._set_health(backend, False, f"probe: {backend.probe}")
 
+    def _set_health(self, backend: Backend, healthy: bool, message: str) -> None:
+        backend.healthy = healthy
+        if self._backends.get(backend.name) is not backend:
+            return
+        if healthy:
+            backend.available_since = self.clock()
+        words = ("unhealthy", "healthy") if healthy else ("healthy", "unhealthy")
+        starting = backend.lifecycle is Lifecycle.STARTING
+        if starting and healthy:
+            # Not yet told as a health flip: for one that starts, being well is turning ready.
+            self._move(backend, Lifecycle.READY, backend.joined_because, message)
+        else:
+            reason = Reason.HEALTHY if healthy else Reason.UNHEALTHY
+            self._tell(backend, Aspect.HEALTH, *words, reason, message)
+
+    # ── what requests tell ───────────────────────────────────────────────────────────────────
+
+    def record_answer(self, backend: Backend, seconds: float, now: float, status: int) -> None:
+        """Count a whole answer: it proves the backend alive, and may speak against it."""
+        backend.connect_failures = 0
+        backend.answered_at = now
+        backend.latency.record(seconds, now)
+        if speaks_against(status):
+            self._count_bad(backend, now)
+            return
+        # Failing is quick: a backend must not look fast for it.
+        backend.peak.record(seconds, now)
+        backend.record.good(now)
+
     def record_failure(self, backend: Backend, error: RequestError) -> None:
         """Count a request's failure; refused connections also speak to the backend's health.
 
@@ -361,56 +271,79 @@ class Pool:
             if backend.healthy and backend.connect_failures >= self.health.fall:
                 backend.probe_successes = 0
                 self._set_health(backend, False, f"{backend.connect_failures} × {error.reason}")
+        self._count_bad(backend, self.clock())
 
-    def _set_health(self, backend: Backend, healthy: bool, message: str) -> None:
-        backend.healthy = healthy
-        if self._backends.get(backend.name) is not backend:
+    def _count_bad(self, backend: Backend, now: float) -> None:
+        """A failure is what can make an outlier; who did well meanwhile needs no look."""
+        rules, record = self.outlier, backend.record
+        record.bad(now)
+        if not rules.enabled:
             return
-        words = ("unhealthy", "healthy") if healthy else ("healthy", "unhealthy")
-        starting = backend.lifecycle is Lifecycle.STARTING
-        if starting and healthy:
-            # Not yet told as a health flip: for one that starts, being well is turning ready.
-            self._move(backend, Lifecycle.READY, backend.joined_because, message)
-        else:
-            reason = Reason.HEALTHY if healthy else Reason.UNHEALTHY
-            self._tell(backend, Aspect.HEALTH, *words, reason, message)
+        # At every so-manieth in a row: where everything fails, nobody is looked at each time.
+        if backend.available and record.streak % rules.consecutive_5xx == 0:
+            others = (b.record for b in self._backends.values() if b.available and b is not backend)
+            if fails_alone(record, others, rules, now):
+                self._eject(backend, Grounds.CONSECUTIVE, f"{record.streak} failures in a row", now)
+        if now < self._compare_at:
+            return
+        self._compare_at = now + COMPARE_S
+        rivals = [(b, b.record) for b in self._backends.values() if b.available]
+        for outlier, rate, middle in below_the_rest(rivals, rules, now):
+            words = f"{rate:.0%} of its answers are good, {middle:.0%} of the others'"
+            self._eject(outlier, Grounds.SUCCESS_RATE, words, now)
 
-    # ── leases ───────────────────────────────────────────────────────────────────────────────
+    # ── ejection ─────────────────────────────────────────────────────────────────────────────
 
-    def lease(self, *, exclude: Collection[Backend] = (), key: str | None = None) -> Lease:
-        """Pick a backend and reserve it: it is counted when this returns, before any await.
+    @property
+    def reinstates_at(self) -> float | None:
+        """When the next ejection ends: call `tick` then. None where nobody is ejected."""
+        ends = [b.record.until for b in self._ejected if b.record.until is not None]
+        return min(ends, default=None)
 
-        `exclude` holds those already tried for this request. Raises a NoBackendError saying why;
-        AtCapacityError where it is worth waiting for a release.
-        """
-        available = self._available
-        if exclude:
-            available = [backend for backend in available if backend not in exclude]
-        if not available:
-            raise self._nobody(bool(exclude))
-        limit = self.max_in_flight
-        available = [backend for backend in available if backend.in_flight < limit]
-        if not available:
-            raise AtCapacityError(f"every backend of {self.service} has {limit} requests running")
-        backend = available[0] if len(available) == 1 else self.policy.pick(
-            available, self._rng, key
-        )  # fmt: skip
-        backend.in_flight += 1
-        backend.requests_total += 1
-        return Lease(self, backend)
+    def tick(self, now: float) -> None:
+        """End the ejections whose time has come. Who waits for a backend is told then; a lease
+        also looks by itself."""
+        self._stale()
+        over = [b for b in self._ejected if b.record.until is not None and b.record.until <= now]
+        self._reinstate(over, "its time is over", now)
 
-    def _nobody(self, tried: bool) -> NoBackendError:
-        if self._available and tried:
-            return AllTriedError("every available backend was tried")
-        if not self._backends:
-            return PoolEmptyError(f"service {self.service} has no backend")
-        if any(b.lifecycle is Lifecycle.READY for b in self._backends.values()):
-            return AllUnhealthyError(f"no backend of {self.service} answers its health checks")
-        return NoneReadyError(f"no backend of {self.service} is ready yet")
+    def _eject(self, backend: Backend, grounds: Grounds, why: str, now: float) -> None:
+        if len(self._spared()) >= most_ejected(self.outlier, self._healthy()):
+            return
+        length_s = backend.record.eject(self.outlier, now)
+        self._ejected.add(backend)
+        self.ejections[grounds] += 1
+        message = f"{why}; for {length_s:g} s"
+        self._tell(backend, Aspect.EJECTION, "serving", "ejected", Reason.EJECTED, message)
 
-    def _released(self, backend: Backend) -> None:
-        backend.in_flight -= 1
-        if backend.lifecycle is Lifecycle.GONE and not backend.in_flight:
-            self._departed.remove(backend)
-            self._retired_latency.absorb(backend.latency)
-        self.on_room()
+    def _reinstate(self, backends: Collection[Backend], why: str, now: float) -> None:
+        # All of them before any is told: who is told may ask for a backend at once.
+        for backend in backends:
+            self._ejected.discard(backend)
+            backend.record.reinstate(now)
+            backend.available_since = now
+        for backend in backends:
+            self._tell(backend, Aspect.EJECTION, "ejected", "reinstated", Reason.REINSTATED, why)
+
+    def _healthy(self) -> int:
+        """How many would serve if nobody were ejected."""
+        return sum(backend.passes for backend in self._backends.values())
+
+    def _spared(self) -> list[Backend]:
+        """Those of them that are ejected."""
+        return [backend for backend in self._ejected if backend.passes and backend.ejected]
+
+    def _flipped(self) -> None:
+        """Where others failed or left, so many may be ejected no longer: those whose time ends
+        first come back. So an ejection is never what leaves a service without a backend."""
+        if not self._ejected:
+            return
+        self._ejected = {b for b in self._ejected if b.ejected and b.name in self._backends}
+        spared = sorted(self._spared(), key=lambda backend: backend.record.until or 0.0)
+        surplus = len(spared) - most_ejected(self.outlier, self._healthy())
+        if surplus > 0:
+            self._reinstate(spared[:surplus], "too few others are left", self.clock())
+
+    def _add(self, backend: Backend) -> Backend:
+        backend.record.measure(self.outlier.window)
+        return super()._add(backend)

@@ -1,8 +1,7 @@
-"""The aiohttp reverse proxy: one request's journey from a client's connection to a lease and back.
+"""The aiohttp reverse proxy: what all requests share, and the handler that sends each on its way.
 
-Reads heads off aiohttp's low-level server, asks the rules (exchange, retry, pool), moves bodies
-with back-pressure, and writes the answer's bytes itself, so that a backend's head reaches the
-client as it was sent. Makes no rule of its own. Listening and stopping are `listener`'s.
+Owns who is connected, what runs, and whether we are stopping; finds a request's route and site. A
+request's own steps are `journey`'s, listening and stopping are `listener`'s.
 """
 
 from __future__ import annotations
@@ -10,33 +9,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+import os
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
-from lb import exchange
-from lb.backend import Backend
-from lb.config import ProxyConfig, QueueConfig
-from lb.errors import (
-    AllTriedError,
-    BadAnswerError,
-    BadRequestError,
-    ClientGoneError,
-    InternalError,
-    NoBackendError,
-    OverloadedError,
-    Repeat,
-    RequestError,
-    UpstreamError,
-)
-from lb.exchange import Back, Framing, Onward, Request
-from lb.headers import Connection, value_of
+from lb import exchange, headers, trace
+from lb.access_log import AccessLog
+from lb.client_connection import ClientConnection
+from lb.config import ProxyConfig, TimeoutsConfig
+from lb.config_service import RouteTimeouts
+from lb.errors import RequestError
+from lb.exchange import Asked, RequestIds
+from lb.journey import Journey
 from lb.metrics import RequestMetrics
-from lb.pool import Lease, Pool
-from lb.retry import may_retry
-from lb.upstream import Answer, Upstream
-from lb.waiting import WaitingLine
+from lb.routes import Routes
+from lb.site import Site
+from lb.trust import Trust
+from lb.wire.head import Fields
 
 log = logging.getLogger(__name__)
 
@@ -60,348 +51,144 @@ class _Sent(web.StreamResponse):
         return None
 
 
-class RequestBody:
-    """A request's body as it arrives; pulled by the upstream's writer, so that a backend which
-    does not read stops us from reading the client (aiohttp pauses at 128 KiB)."""
-
-    def __init__(self, journey: Journey, content: StreamReader, expects: bool) -> None:
-        self._journey = journey
-        self._content = content
-        self._expects = expects
-        self._timeout_s = journey.proxy.config.timeouts.between_bytes
-        self.moved = 0
-        self.error: RequestError | None = None
-        self.waiting_for_client = False
-        self.limit: asyncio.Timeout | None = None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._expects:
-            # The backend's connection stands: now the client may send. Answering here rather than
-            # passing the question on costs an early refusal, and can never hang.
-            self._expects = False
-            self._journey.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._allow(waiting_for_client=True)
-        try:
-            piece = await self._content.readany()
-        except ConnectionError as error:
-            self.error = ClientGoneError("the client hung up within its request")
-            raise self.error from error
-        except Exception as error:
-            # Whatever aiohttp's parser found wrong with it (it has several words for that).
-            self.error = BadRequestError(f"the request's body is malformed: {error}")
-            raise self.error from error
-        if not piece:
-            self._allow(waiting_for_client=False, limited=False)
-            raise StopAsyncIteration
-        self.moved += len(piece)
-        self._allow(waiting_for_client=False)
-        return piece
-
-    def _allow(self, *, waiting_for_client: bool, limited: bool = True) -> None:
-        self.waiting_for_client = waiting_for_client
-        if self.limit is not None:
-            now = asyncio.get_running_loop().time()
-            until = now + self._timeout_s if limited and self._timeout_s else None
-            self.limit.reschedule(until)
+_KEEP: Final = _Sent(True)
+_CLOSE: Final = _Sent(False)
 
 
 class Proxy:
-    """Carries requests for one pool. `handle` is what aiohttp's server calls for each."""
+    """Carries requests to the sites. `handle` is what aiohttp's server calls for each.
+
+    `counters` takes what belongs to no service: requests that could not be read, or that no route
+    leads on. `random` gives so many random bytes.
+    """
 
     def __init__(
         self,
         config: ProxyConfig,
-        pool: Pool,
+        sites: Mapping[str, Site],
+        routes: Routes,
         counters: RequestMetrics,
-        request_ids: Callable[[], bytes],
-        queue: QueueConfig,
+        *,
+        clock: Callable[[], float],
+        request_ids: RequestIds,
+        access_log: AccessLog,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.config = config
-        self.pool = pool
         self.counters = counters
-        self.request_ids = request_ids
-        self.line = line = WaitingLine(pool, queue)
-        counters.waiting = lambda: len(line)
-        self.upstream = Upstream(config.timeouts)
+        self.clock = clock
+        self._random = random
+        self.access_log = access_log
+        self.https_port: int | None = None
+        """Where a client that is sent to https connects; None: nowhere."""
         self.stopping = False
         """Answers close their connections; set once by the listener."""
         self.cutting = False
         self.running: set[Journey] = set()
         self.idle = asyncio.Event()
         """Set while nothing runs; looked at on stopping only."""
-        self._unsubscribe = pool.subscribe(lambda change: self._let_go())
+        self.connections: set[ClientConnection] = set()
+        self._by_client: dict[str, int] = {}
+        self._request_ids = request_ids
+        self.configure(config, sites, routes)
 
-    def _let_go(self) -> None:
-        """A backend drained or left: without running requests its idle connections may close."""
-        for backend in self.upstream.backends():
-            self.upstream.settle(backend)
-
-    async def close(self) -> None:
-        """Close every connection to a backend. Call when nothing runs any more."""
-        self._unsubscribe()
-        await self.upstream.close()
+    def configure(self, config: ProxyConfig, sites: Mapping[str, Site], routes: Routes) -> None:
+        """What requests that begin from now on go by."""
+        self.config = config
+        self.sites = sites
+        self.routes = routes
+        self.trust = Trust(config.trusted_proxies)
+        self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await Journey(self, request).run()
+        connection = cast(ClientConnection, request.protocol)
+        return _KEEP if await Journey(self, connection).run() else _CLOSE
 
+    # ── connections ──────────────────────────────────────────────────────────────────────────
 
-class Journey:
-    """One request. State: how far it has come, for the log, the metrics and the error's answer."""
+    def arrived(self, connection: ClientConnection) -> bool:
+        """A client connected. False: there are too many, close it."""
+        limits = self.config.limits
+        mine = self._by_client.get(connection.peer, 0)
+        most = limits.connections_per_client
+        if len(self.connections) >= limits.connections or (most and mine >= most):
+            self.counters.turned_away += 1
+            return False
+        self.connections.add(connection)
+        self._by_client[connection.peer] = mine + 1
+        return True
 
-    __slots__ = (
-        "_http",
-        "_identifier",
-        "_status",
-        "_task",
-        "_written",
-        "backend",
-        "proxy",
-        "request",
-    )
+    def left(self, connection: ClientConnection) -> None:
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        mine = self._by_client[connection.peer] - 1
+        if mine:
+            self._by_client[connection.peer] = mine
+        else:
+            del self._by_client[connection.peer]
 
-    def __init__(self, proxy: Proxy, http: web.BaseRequest) -> None:
-        self.proxy = proxy
-        self._http = http
-        version = http.version
-        self.request = Request(
-            method=http.method,
-            target=http.raw_path.encode("utf-8", "surrogateescape"),
-            version=(version.major, version.minor),
-            fields=http.raw_headers,
-            keep_alive=http.keep_alive,
+    def client_of(self, connection: ClientConnection) -> headers.Connection:
+        """Who is at the other end, as far as the connection tells."""
+        return _client(
+            connection.peer,
+            connection.local[1],
+            connection.scheme,
+            connection.peer in self.trust,
+            connection.client_cert,
         )
-        self.backend: Backend | None = None
-        self._identifier = b""
-        self._status = 500
-        self._task = asyncio.current_task()
-        self._written = 0
-        """Bytes of the answer given to the client's transport."""
 
-    def __repr__(self) -> str:
-        where = self.backend.name if self.backend else "no backend yet"
-        return f"{self.request.method} {self.request.target.decode(errors='replace')} → {where}"
+    def refuse_unread(
+        self, connection: ClientConnection, error: RequestError, *, bodiless: bool
+    ) -> None:
+        """Answer what could not even be read, and count it."""
+        identifier = self._request_ids()
+        head, body = exchange.refusal(error, identifier)
+        back = exchange.back(None, head, stay=False, length=len(body), ours=True)
+        self.counters.finished("", error.status, 0.0, self.clock())
+        log.debug("request %s of %s: %s", identifier.decode(), connection.peer, error)
+        transport = connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(back.head if bodiless else back.head + body)
+
+    def fault(self, error: BaseException | None) -> None:
+        """The journey translates whatever it meets, so this is a bug of it."""
+        log.error("a connection was cut after a fault of ours", exc_info=error)
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
 
     @property
-    def connection(self) -> web.RequestHandler:
-        return self._http.protocol
+    def sent_on(self) -> int:
+        """Requests that are neither waiting in line nor answered."""
+        return sum(site.counters.in_flight - len(site.line) for site in self.sites.values())
 
-    def cut(self) -> None:
-        """End it now; the client sees its connection abort."""
-        if self._task is not None:
-            self._task.cancel()
+    def identify(self, fields: Fields) -> bytes:
+        return headers.request_id(fields, self._request_ids())
 
-    async def run(self) -> web.StreamResponse:
-        proxy = self.proxy
-        counters = proxy.counters
-        started = proxy.pool.clock()
-        counters.in_flight += 1
-        proxy.running.add(self)
-        keep = False
-        try:
-            keep = await self._answer()
-        except asyncio.CancelledError:
-            # aiohttp cancels us when the client hangs up; the listener when it may wait no longer.
-            self._status = 503 if proxy.cutting else 499
-            if proxy.cutting:
-                self._abort()
-            raise
-        finally:
-            now = proxy.pool.clock()
-            counters.in_flight -= 1
-            counters.finished(self.request.method, self._status, now - started, now)
-            proxy.running.discard(self)
-            if proxy.stopping and not proxy.running:
-                proxy.idle.set()
-            if self.backend is not None:
-                proxy.upstream.settle(self.backend)
-        return _KEEP if keep else CLOSE
+    def timeouts_of(self, own: RouteTimeouts) -> TimeoutsConfig:
+        """The timeouts of a route: its own, else the proxy's."""
+        found = self._timeouts.get(own)
+        if found is None:
+            changed = own.model_dump(exclude_none=True)
+            found = self._timeouts[own] = self.config.timeouts.model_copy(update=changed)
+        return found
 
-    async def _answer(self) -> bool:
-        """The backend's answer, or ours. Returns whether the connection may serve another."""
-        try:
-            return await self._forward()
-        except RequestError as error:
-            return await self._refuse(error)
-        except Exception:
-            log.exception("request %s failed: %r", self._identifier.decode(), self)
-            return await self._refuse(InternalError("the balancer failed; its log says how"))
+    def trace(self) -> bytes:
+        """A traceparent for a request that has none."""
+        return trace.make(self._random)
 
-    async def _forward(self) -> bool:
-        proxy = self.proxy
-        pool = proxy.pool
-        request = self.request
-        self._identifier = made = proxy.request_ids()
-        onward = exchange.onward(request, self._client(), made)
-        self._identifier = onward.identifier
-        if proxy.counters.in_flight - len(proxy.line) > proxy.config.upstream_connections:
-            raise OverloadedError(f"{proxy.config.upstream_connections} requests are running")
-        body = self._body() if onward.has_body else None
-        tried: list[Backend] = []
-        lease = await self._first_lease()
-        while True:
-            with lease:
-                backend = self.backend = lease.backend
-                sent_at = pool.clock()
-                try:
-                    answer = await proxy.upstream.send(backend, onward, body)
-                except UpstreamError as error:
-                    failure = error
-                    self._blame(lease, error)
-                else:
-                    return await self._pass_back(lease, answer, sent_at)
-            proxy.upstream.settle(backend)
-            tried.append(backend)
-            lease = await self._lease_again(tried, failure, onward, body.moved if body else 0)
-
-    async def _first_lease(self) -> Lease:
-        """A lease, at once or after waiting in line."""
-        proxy = self.proxy
-        asked_at = proxy.pool.clock()
-        try:
-            return await proxy.line.lease()
-        finally:
-            now = proxy.pool.clock()
-            proxy.counters.queue_wait.record(now - asked_at, now)
-
-    async def _lease_again(
-        self, tried: list[Backend], failure: UpstreamError, onward: Onward, moved: int
-    ) -> Lease:
-        """A lease for one more attempt, on another backend. Raises `failure` where there is none.
-
-        After a reset the same backend may be asked once more where it is the only one: the usual
-        cause is a kept connection that it closed just as we used it.
-        """
-        if not may_retry(failure.repeat, onward.method, len(tried), moved, self._written):
-            raise failure
-        line = self.proxy.line
-        try:
-            try:
-                lease = await line.lease(exclude=tried)
-            except AllTriedError:
-                if failure.repeat is not Repeat.IDEMPOTENT:
-                    raise
-                lease = await line.lease()
-        except NoBackendError:
-            raise failure from None
-        self.proxy.counters.retried(failure.reason)
-        return lease
-
-    def _blame(self, lease: Lease, error: UpstreamError) -> None:
-        lease.failed(error)
-        self.proxy.counters.upstream_error(error.reason)
-        log.debug("request %s: %r: %s", self._identifier.decode(), self, error)
-
-    # ── the answer ───────────────────────────────────────────────────────────────────────────
-
-    async def _pass_back(self, lease: Lease, answer: Answer, sent_at: float) -> bool:
-        try:
-            try:
-                back = exchange.back(
-                    self.request, answer.status, answer.reason, answer.fields, stay=self._stay()
-                )
-            except BadAnswerError as error:
-                self._blame(lease, error)
-                raise
-            self._status = answer.status
-            try:
-                await self._stream(answer, back)
-            except UpstreamError as error:
-                # Something was sent: a clean end would be a lie, so `_refuse` aborts.
-                self._blame(lease, error)
-                raise
-        finally:
-            answer.abandon()
-        now = self.proxy.pool.clock()
-        lease.answered(now - sent_at, now)
-        return back.keep_alive
-
-    async def _stream(self, answer: Answer, back: Back) -> None:
-        if answer.complete or back.framing is Framing.NONE:
-            # Most answers: all of it is here, and leaves in one write.
-            body = b"" if back.framing is Framing.NONE else answer.take()
-            if back.framing is Framing.CHUNKED:
-                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-            self.write(back.head + body)
-            await self._drain()
-            return
-        self.write(back.head)
-        chunked = back.framing is Framing.CHUNKED
-        while piece := await answer.read():
-            self.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            await self._drain()
-        if chunked:
-            self.write(b"0\r\n\r\n")
-            await self._drain()
-
-    async def _refuse(self, error: RequestError) -> bool:
-        """Our own answer. Where the backend's already began, the connection is cut instead."""
-        self._status = error.status
-        if self._written or isinstance(error, ClientGoneError):
-            self._abort()
-            return False
-        identifier = self._identifier
-        back, body = exchange.refusal(self.request, error, identifier, stay=self._stay())
-        try:
-            self.write(back.head + body)
-            await self._drain()
-        except ClientGoneError:
-            self._status = 499
-            return False
-        return back.keep_alive
-
-    # ── the client's connection ──────────────────────────────────────────────────────────────
-
-    def write(self, data: bytes) -> None:
-        """Give bytes to the client's transport. Raises ClientGoneError."""
-        transport = self._http.transport
-        if transport is None or transport.is_closing():
-            raise ClientGoneError("the client hung up")
-        if not data.startswith(b"HTTP/1.1 100 "):
-            self._written += len(data)
-        transport.write(data)
-
-    async def _drain(self) -> None:
-        """Wait while the client reads more slowly than the backend answers."""
-        if self._http.protocol.writing_paused:
-            try:
-                await self._http.writer.drain()
-            except ConnectionError as error:
-                raise ClientGoneError("the client hung up") from error
-
-    def _abort(self) -> None:
-        transport = self._http.transport
-        if transport is not None:
-            transport.abort()
-
-    def _stay(self) -> bool:
-        """May the connection be kept? Not with half a request's body still to come."""
-        return not self.proxy.stopping and self._http.content.is_eof()
-
-    def _client(self) -> Connection:
-        connection = self._http.protocol
-        peer, local = connection.peername, connection.sockname
-        return _connection(
-            peer[0] if isinstance(peer, tuple) else "unknown",
-            local[1] if isinstance(local, tuple) else 0,
-        )
-
-    def _body(self) -> RequestBody:
-        expect = value_of(self.request.fields, b"expect")
-        expects = (
-            expect is not None
-            and expect.lower() == b"100-continue"
-            and self.request.version >= (1, 1)
-        )
-        return RequestBody(self, self._http.content, expects)
+    def https_place(self, asked: Asked) -> bytes:
+        """The same place, by https."""
+        return exchange.https_place(asked, self.https_port)
 
 
 @functools.lru_cache(maxsize=4096)
-def _connection(peer: str, port: int) -> Connection:
-    return Connection(peer=peer.encode(), port=b"%d" % port)
-
-
-_KEEP: Final = _Sent(True)
-CLOSE: Final = _Sent(False)
+def _client(
+    peer: str, port: int, scheme: bytes, trusted: bool, cert: bytes | None
+) -> headers.Connection:
+    return headers.Connection(
+        peer=peer.encode(),
+        port=b"%d" % port,
+        scheme=scheme,
+        trusted=trusted,
+        client_cert=cert,
+    )

@@ -1,33 +1,61 @@
-"""May a failed request be sent again? Pure: what failed, how often, how many bytes moved."""
+"""May a failed request be sent again, or a slow one to a second backend? Pure: what failed, how
+often, what has moved. Whether there is room for one more is the budget's answer."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from lb.config_service import RetryConfig
 from lb.errors import Repeat
 
 # RFC 9110 §9.2.2. TRACE is left out: it is a diagnosis, and its answer names the one path it took.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-MAX_ATTEMPTS: Final = 3
-"""The first and two more: with a third of the backends dead, 96 % of requests find a live one."""
+# RFC 9110 §9.2.1, of those: what nobody minds having done twice at the same time.
+_HEDGED: Final = frozenset({"GET", "HEAD"})
 
 
 def may_retry(
     repeat: Repeat,
     method: str,
     attempt: int,
-    request_bytes: int,
+    *,
+    replayable: bool,
     response_bytes: int,
-    max_attempts: int = MAX_ATTEMPTS,
+    config: RetryConfig,
+    stale_before: bool = False,
 ) -> bool:
     """Whether attempt number `attempt` (1 = the first), having failed, may be followed by one more.
 
-    `request_bytes` counts body bytes taken from the client: they are not kept, so once one has
-    moved the request cannot be sent again. `response_bytes` counts anything the client was sent.
+    `repeat` is the error's, or `repeat_of_status` of an answer. `replayable`: everything of the
+    request's body that was taken from the client is kept. `response_bytes` counts anything of a
+    final answer that the client was sent. `stale_before`: this request already met a stale
+    connection; the retry after the first one takes no attempt (see `costs`).
     """
-    if attempt >= max_attempts or request_bytes or response_bytes:
+    if response_bytes or not replayable:
         return False
-    if repeat is Repeat.ALWAYS:
-        return True
-    return repeat is Repeat.IDEMPOTENT and method in IDEMPOTENT
+    if not costs(repeat, stale_before=stale_before):
+        return method in IDEMPOTENT
+    if attempt >= config.attempts or repeat is Repeat.NEVER:
+        return False
+    return repeat is Repeat.ALWAYS or method in IDEMPOTENT
+
+
+def costs(repeat: Repeat, *, stale_before: bool = False) -> bool:
+    """Whether the retry counts as an attempt and draws on the budget.
+
+    Not the first one after a stale connection: no backend failed, and where one restarts, all the
+    connections kept to it are stale at once. Its retry needs a new connection, else it might meet
+    the next stale one.
+    """
+    return repeat is not Repeat.STALE or stale_before
+
+
+def repeat_of_status(status: int, config: RetryConfig) -> Repeat:
+    """What `may_retry` is to be asked about a backend's answer."""
+    return Repeat.IDEMPOTENT if status in config.on_status else Repeat.NEVER
+
+
+def may_hedge(method: str, has_body: bool) -> bool:
+    """Whether a second backend may be asked while the first still works on it."""
+    return method in _HEDGED and not has_body

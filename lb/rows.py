@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autoscale.controller import Controller
-from autoscale.host import HostInfo
+from autoscale.host import Domain, HostInfo
 from autoscale.model import Decision, Direction, VmStatus
 from lb.admin.control import HostRow, ScaleRow, VmRow
 from lb.metrics import AutoscalerRows, HistogramRow, ReplicaRow
@@ -68,6 +68,19 @@ def vm_row(status: VmStatus) -> VmRow:
         cpu_vcpu_ratio=signal.vcpu_cores / limit if signal and limit else None,
         memory_bytes=sample.memory_bytes if sample else None,
         image=status.generation[:12] or None,
+    )
+
+
+def stray_row(host: str, domain: Domain) -> VmRow:
+    """A VM of ours that no service of the configuration owns."""
+    return VmRow(
+        name=domain.name,
+        service=domain.identity.service,
+        state="stray",
+        libvirt_state=domain.power.value,
+        host=host,
+        memory_bytes=domain.sample.memory_bytes if domain.sample else None,
+        image=domain.identity.generation[:12] or None,
     )
 
 

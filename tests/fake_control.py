@@ -13,6 +13,7 @@ from lb.admin.control import HostRow, RefusedError, ScaleRow, UnknownNameError, 
 from lb.backend import BackendView
 from lb.balance import policy_named
 from lb.config import HealthConfig
+from lb.config_changes import Changes
 from lb.journal import Journal
 from lb.pool import Pool
 
@@ -53,7 +54,9 @@ class FakeControl:
         self.host_rows = [HOST]
         self.readiness = (True, "")
         self.failure: Exception | None = None
-        """Raised by `vms` where set."""
+        """Raised by `vms` and `apply_config` where set."""
+        self.applied: list[tuple[str | None, Path | None, bool]] = []
+        self.changes = Changes(("service api is new",), ("admin changed: needs a restart",))
 
     @property
     def journal(self) -> Journal:
@@ -88,6 +91,14 @@ class FakeControl:
     def scale(self, service: str) -> ScaleRow:
         self._pool(service)
         return ScaleRow(service, 2, 1, 1, 0, 0, 1, 4, "cpu_overload", "75 % is above 60 %", 1.5)
+
+    async def apply_config(
+        self, text: str | None, folder: Path | None, *, dry_run: bool
+    ) -> Changes:
+        if self.failure is not None:
+            raise self.failure
+        self.applied.append((text, folder, dry_run))
+        return self.changes
 
     def metrics(self) -> tuple[bytes, str]:
         return b"lb_up 1\n", "text/plain; version=0.0.4; charset=utf-8"

@@ -9,16 +9,27 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from lb.address import split_address
 from lb.balance import policy_named
-from lb.config import HealthConfig, ProxyConfig, QueueConfig, TimeoutsConfig
+from lb.config import (
+    HealthConfig,
+    ListenConfig,
+    ProxyConfig,
+    QueueConfig,
+    RouteConfig,
+    ServiceConfig,
+    TimeoutsConfig,
+)
 from lb.listener import ProxyServer
 from lb.metrics import Metrics, RequestMetrics
 from lb.pool import Pool, Report
+from lb.routes import Routes
+from lb.site import Site
 from tests.fake_backend import FakeBackend, Script
 
 PATIENCE_S = 20.0
@@ -31,6 +42,7 @@ class Proxied:
     metrics: Metrics
     counters: RequestMetrics
     server: ProxyServer
+    site: Site
 
     @property
     def port(self) -> int:
@@ -60,12 +72,14 @@ class Proxied:
 async def proxied(
     *backends: FakeBackend | str, ready: bool = True, health: HealthConfig | None = None,
     policy: str = "least_requests", max_in_flight: int = sys.maxsize,
-    queue: QueueConfig | None = None, **settings: Any,
+    queue: QueueConfig | None = None, service: dict[str, Any] | None = None,
+    routes: Sequence[RouteConfig] = (), home: Path | None = None, **settings: Any,
 ) -> AsyncIterator[Proxied]:  # fmt: skip
-    """Start a proxy before these backends (or addresses). `settings` are ProxyConfig's."""
+    """Start a proxy before these backends (or addresses). `settings` are ProxyConfig's, `service`
+    more of ServiceConfig's."""
     timeouts = settings.pop("timeouts", {})
+    settings.setdefault("listen", (ListenConfig(address="127.0.0.1:0"),))
     config = ProxyConfig(
-        listen=("127.0.0.1:0",),
         timeouts=TimeoutsConfig(**{"connect": PATIENCE_S, **timeouts}),
         **settings,
     )
@@ -84,9 +98,21 @@ async def proxied(
             pool.observe(Report(address, address, ok=True, detail="200"))
     metrics = Metrics()
     counters = metrics.service(pool)
-    server = ProxyServer(config, pool, counters, queue)
+    settings_of_service = {
+        "policy": policy,
+        "max_in_flight": min(max_in_flight, 1_000_000),
+        "health": health or HealthConfig(),
+        "queue": queue or QueueConfig(),
+        **(service or {}),
+    }
+    site = Site(
+        "web", ServiceConfig(**settings_of_service), config, pool, counters, secret=b"s" * 32
+    )
+    server = ProxyServer(
+        config, {"web": site}, Routes(routes, "web"), counters=counters, home=home, clock=_clock
+    )
     await server.start()
-    setup = Proxied(pool, metrics, counters, server)
+    setup = Proxied(pool, metrics, counters, server, site)
     try:
         yield setup
     finally:

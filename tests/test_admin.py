@@ -16,8 +16,9 @@ import pytest
 
 from autoscale.model import EventKind, Happening, Reason, ScaleEvent
 from lb.admin import access, stream
-from lb.admin.api import AdminServer
+from lb.admin.api import CONFIG_BYTES, AdminServer
 from lb.admin.guard import HostRule, bearer_matches
+from lb.config import ConfigError
 from lb.errors import ListenError
 from lb.journal import Journal
 from tests.fake_control import TOKEN, FakeControl
@@ -253,6 +254,61 @@ async def test_a_fault_of_ours_is_a_problem_without_its_insides(
     async with http.get("/api/v1/vms") as response:
         assert "secret" not in await problem(response, 500)
     assert "secret insides" in caplog.text
+
+
+# ── another configuration ────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_configuration_is_passed_on_and_what_it_changes_passed_back(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    text = "# ä\n" + "# long\n" * 20_000
+    for query, sent in [
+        ("", (text, None, False)),
+        ("?dry_run=true&folder=/etc/lb", (text, Path("/etc/lb"), True)),
+    ]:
+        async with http.post(f"/api/v1/config{query}", data=text, headers=AUTH) as response:
+            assert response.status == 200
+            assert await response.json() == {
+                "dry_run": sent[2],
+                "changes": ["service api is new"],
+                "needs_restart": ["admin changed: needs a restart"],
+            }
+        assert control.applied.pop() == sent
+    async with http.post("/api/v1/config", headers=AUTH) as response:
+        assert response.status == 200
+    assert control.applied == [(None, None, False)], "the file it was started with"
+
+
+async def test_a_configuration_needs_the_token_and_to_be_one(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    async with http.post("/api/v1/config", data="x = 1") as response:
+        await problem(response, 401)
+    for query, body, status, says in [
+        ("", b"\xff", 400, "UTF-8"),
+        ("?dry_run=yes", b"", 400, "true or false"),
+        ("?folder=etc", b"", 400, "absolute path"),
+        ("", b" " * (CONFIG_BYTES + 1), 413, "too large"),
+    ]:
+        async with http.post(f"/api/v1/config{query}", data=body, headers=AUTH) as response:
+            assert says in await problem(response, status)
+    assert control.applied == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (ConfigError("service.web.polcy: no such key"), 422),
+        (ListenError("cannot listen on 127.0.0.1:1"), 409),
+    ],
+)
+async def test_why_a_configuration_was_refused(
+    control: FakeControl, http: aiohttp.ClientSession, failure: Exception, status: int
+) -> None:
+    control.failure = failure
+    async with http.post("/api/v1/config", data="", headers=AUTH) as response:
+        assert await problem(response, status) == str(failure)
 
 
 # ── under which name ─────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from lb.backend import TRANSITIONS, Backend, Lifecycle
+from lb.config_service import OutlierConfig
 from lb.errors import BadTransitionError
 
 
@@ -36,17 +37,24 @@ def test_gone_is_the_end_and_everything_leads_there() -> None:
 @pytest.mark.parametrize(
     ("lifecycle", "healthy"), list(itertools.product(Lifecycle, [True, False]))
 )
-def test_available_means_ready_and_healthy(lifecycle: Lifecycle, healthy: bool) -> None:
+def test_available_means_ready_healthy_and_not_ejected(lifecycle: Lifecycle, healthy: bool) -> None:
     subject = backend(lifecycle)
     subject.healthy = healthy
-    assert subject.available is (healthy and lifecycle is Lifecycle.READY)
+    well = healthy and lifecycle is Lifecycle.READY
+    assert (subject.passes, subject.available, subject.ejected) == (well, well, False)
+    subject.record.eject(OutlierConfig(), 5.0)
+    assert (subject.passes, subject.available, subject.ejected) == (well, False, True)
+    assert subject.view(now=5.0).ejected
+    assert "ejected" in repr(subject)
+    load = subject.load()
+    assert (load.passes, load.available) == (well, False)
 
 
 def test_a_view_has_every_field_of_the_contract() -> None:
     view = backend().view(now=1.0, cpu=0.5).as_dict()
     assert set(view) >= {
         "name", "address", "lifecycle", "healthy", "weight", "in_flight", "requests_total",
-        "failures_total", "latency_p50_s", "latency_p99_s", "vm",
+        "failures_total", "latency_p50_s", "latency_p99_s", "vm", "ejected",
     }  # fmt: skip
     assert view["cpu"] == 0.5
     assert view["latency_p50_s"] is None, "no request: missing is not zero"

@@ -13,9 +13,12 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lb.config
 import lb.home
@@ -23,11 +26,13 @@ from autoscale.model import EventKind, Happening, Reason, ScaleEvent
 from guest import image as guest_image
 from lb import figures
 from lb.admin import access
+from lb.admin.control import RefusedError
 from lb.cli import cli
 from lb.client import AdminClient, AdminError, UnreachableError
 from lb.commands import render
 from lb.commands.config import to_toml
 from lb.config import parse_config
+from lb.pool import Report
 from tests.fake_control import TOKEN, FakeControl, serving
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +110,21 @@ def test_the_pool_as_json(control: FakeControl) -> None:
     join(control)
     (row,) = json.loads(lbctl("pool", "--json").stdout)
     assert (row["name"], row["in_flight"], row["latency_p99_s"]) == ("web-1", 0, None)
+    assert row["ejected"] is False
+
+
+def test_an_ejected_one_is_shown_beside_its_health(control: FakeControl) -> None:
+    pool = control.pools["web"]
+    for name in ("127.0.0.1:8", "127.0.0.1:9"):
+        pool.add_static(name)
+        pool.observe(Report(name, name, ok=True, detail="200"))
+    for _ in range(5):
+        with pool.lease(prefer="127.0.0.1:9") as lease:
+            lease.answered(0.01, pool.clock(), 500)
+    _, well, ejected = lbctl("pool").stdout.splitlines()
+    assert " healthy (200) " in well
+    assert " healthy, ejected (200) " in ejected
+    assert [row["ejected"] for row in json.loads(lbctl("pool", "--json").stdout)] == [False, True]
 
 
 def test_an_empty_pool_says_where_to_look(control: FakeControl) -> None:
@@ -390,9 +410,117 @@ def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
         assert parse_config(as_json) == shown
 
 
-def test_toml_text_survives_odd_keys_and_values() -> None:
-    values = {"a b": {"quote": 'x"\\\n\x7f', "n": [1, 2.5, True], "t": [{"k": "é"}]}}
-    assert tomllib.loads(to_toml(values)) == values
+WHOLE = """
+[proxy]
+listen = ["127.0.0.1:8080", "[::1]:8080"]
+trusted_proxies = ["10.0.0.0/8"]
+tls = {cert = "a.pem", key = "a.key"}
+[[hypervisor]]
+[[service.web.backends]]
+address = "a:1"
+weight = 3
+[[service.web.backends]]
+address = "b:1"
+[service.web]
+policy = "consistent_hash"
+hash = {by = "header", name = "X-User"}
+error_pages = {"503" = "busy.html", "5xx" = "é\\u007f😀.html"}
+[service.web.sticky]
+max_age = "1h"
+[service.api]
+retry = {on_status = [502, 503]}
+[service.api.vm]
+[[route]]
+host = "*.example.org"
+service = "web"
+[[route]]
+host = "api.example.org"
+path = "/v1"
+service = "api"
+timeouts = {whole = "5s"}
+request = {remove = ["X-Debug"], set = {"X-A" = "1"}}
+[[route]]
+path = "/old"
+redirect = "https://new.example.org{path}"
+"""
+
+
+def test_a_whole_config_is_shown_as_one_that_means_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(WHOLE, encoding="utf-8")
+    meant = lb.config.load_config(file)
+    for args, read in (((), tomllib.loads), (("--json",), json.loads)):
+        shown = lbctl("config", "show", "-c", str(file), *args)
+        assert shown.exit_code == 0
+        again = parse_config(read(shown.stdout))
+        assert again.service == meant.service
+        assert again.route == meant.route
+        assert again.hypervisor == meant.hypervisor
+        assert again.proxy.listen == meant.proxy.listen
+
+
+_words = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+_plain = st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | _words
+_tables = st.recursive(
+    st.dictionaries(_words, _plain | st.lists(_plain, max_size=3) | st.none(), max_size=3),
+    lambda inner: st.dictionaries(
+        _words, _plain | inner | st.lists(inner, min_size=1, max_size=3), max_size=3
+    ),
+    max_leaves=8,
+)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+@given(_tables.filter(lambda values: "inf" not in repr(values)))
+def test_toml_text_reads_back_whatever_it_holds(values: dict[str, Any]) -> None:
+    assert tomllib.loads(to_toml(values)) == _without_none(values)
+
+
+def test_config_apply_sends_the_file_and_says_what_changed(
+    control: FakeControl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_text('[service.api]\nbackends = ["127.0.0.1:1"]')
+    monkeypatch.chdir(tmp_path)
+    result = lbctl("config", "apply", "-c", "lb.toml")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "service api is new", "admin changed: needs a restart", "applied",
+    ]  # fmt: skip
+    text, folder, dry_run = control.applied.pop()
+    assert (text or "").rstrip() == path.read_text()
+    assert (folder, dry_run) == (tmp_path, False)
+
+    result = lbctl("config", "apply", "-c", "lb.toml", "--dry-run", "--json")
+    answer = json.loads(result.stdout)
+    assert (answer["dry_run"], answer["changes"]) == (True, ["service api is new"])
+    assert control.applied.pop()[2]
+    assert "nothing was changed" in lbctl("config", "apply", "--dry-run").stdout
+    assert control.applied.pop() == (None, None, True), "the file that it was started with"
+
+
+def test_an_empty_file_is_no_missing_one(control: FakeControl, tmp_path: Path) -> None:
+    (tmp_path / "lb.toml").touch()
+    assert lbctl("config", "apply", "-c", str(tmp_path / "lb.toml")).exit_code == 0
+    assert control.applied.pop()[:2] == ("\n", tmp_path)
+
+
+def test_config_apply_says_what_is_wrong(control: FakeControl, tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    assert "cannot read" in says(lbctl("config", "apply", "-c", str(path)), 2)
+    path.write_text("[proxy]\nlisten = 1")
+    assert "proxy.listen" in says(lbctl("config", "apply", "-c", str(path)), 2)
+    path.write_text("")
+    assert control.applied == []
+    control.failure = lb.config.ConfigError("service.web.error_pages.503: cannot read x.html")
+    assert says(lbctl("config", "apply", "-c", str(path)), 2) == f"{path}: {control.failure}"
+    control.failure = RefusedError("127.0.0.1:80 is taken")
+    assert says(lbctl("config", "apply", "-c", str(path)), 1) == "127.0.0.1:80 is taken"
 
 
 def test_the_schema_is_one(home: Path) -> None:

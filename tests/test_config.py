@@ -13,10 +13,12 @@ from lb.address import split_address
 from lb.config import (
     Config,
     ConfigError,
+    ListenConfig,
     load_config,
     parse_config,
     parse_duration,
 )
+from lb.config_service import BackendConfig, StickyConfig
 from lb.home import home_folder
 
 CONTRACT = """
@@ -71,11 +73,27 @@ def web(**tables: Any) -> dict[str, Any]:
         ),
         ({"hypervisor": [{"domain_type": "xen"}]}, "'auto', 'kvm' or 'qemu'"),
         ({"hypervisor": [{}, {}]}, "two [[hypervisor]] entries share a name"),
-        ({"service": {}}, "exactly one [service.NAME]"),
-        ({"service": {"a": {}, "b": {}}}, "exactly one [service.NAME]"),
+        ({"service": {}}, "there is no service: add a [service.NAME]"),
+        ({"service": {"a": {}, "b": {}}}, "no [[route]] leads to service a, b"),
         ({"service": {"Web!": {}}}, "service.Web!"),
         (web(policy="fastest"), "service.web.policy: "),
-        (web(backends=["127.0.0.1"]), "service.web.backends.0: "),
+        (web(backends=["127.0.0.1"]), "service.web.backends.0.address: "),
+        (web(backends="a:1"), "service.web.backends: "),
+        (web(backends=[{"address": "a:1", "weight": 0}]), "service.web.backends.0.weight: "),
+        (web(backends=[{"address": "a:1", "weight": 257}]), "service.web.backends.0.weight: "),
+        (web(backends=["a:1", {"address": "a:1"}]), "a:1 is there twice: give it a weight"),
+        (web(hash={"by": "header"}), "name goes with by = header or by = cookie"),
+        (web(hash={"name": "x"}), "name goes with by = header or by = cookie"),
+        (web(hash={"load": 1.0}), "service.web.hash.load: "),
+        (web(sticky={"cookie": "a b"}), "service.web.sticky.cookie: "),
+        (web(sticky={"same_site": "no"}), "service.web.sticky.same_site: "),
+        (web(slow_start=-1), "service.web.slow_start: "),
+        (web(none_available="try"), "service.web.none_available: "),
+        (web(outlier={"max_share": 1.1}), "service.web.outlier.max_share: "),
+        (web(outlier={"ejection": "10m"}), "ejection = 600 is more than max_ejection = 300"),
+        (web(health={"status": "2xx"}), "service.web.health.status: "),
+        (web(health={"status": "299-200"}), "299-200 runs downwards"),
+        (web(health={"jitter": 0.6}), "service.web.health.jitter: "),
         (web(backends=["::1:8081"]), "write host:port, IPv6 in brackets"),
         (web(backends=["a:0"]), "the port from 1 to 65535"),
         ({"admin": {"hosts": ["[bad"]}}, "admin.hosts.0: '[bad' is not a host"),
@@ -146,12 +164,89 @@ def test_without_vms_no_hypervisor_is_needed() -> None:
 
 
 def test_a_port_of_0_is_for_listening() -> None:
-    assert parse_config({"proxy": {"listen": "[::]:0"}}).proxy.listen == ("[::]:0",)
+    (listen,) = parse_config({"proxy": {"listen": "[::]:0"}}).proxy.listen
+    assert listen == ListenConfig(address="[::]:0")
 
 
 def test_several_addresses_and_ipv6() -> None:
     config = parse_config({"proxy": {"listen": ["127.0.0.1:80", "[::1]:80"]}})
-    assert [split_address(a) for a in config.proxy.listen] == [("127.0.0.1", 80), ("::1", 80)]
+    assert [split_address(one.address) for one in config.proxy.listen] == [
+        ("127.0.0.1", 80),
+        ("::1", 80),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a:1",
+        ["a:1"],
+        {"address": "a:1"},
+        [{"address": "a:1"}],
+    ],
+)
+def test_an_address_to_listen_on_in_short_and_in_full(given: object) -> None:
+    config = parse_config({"proxy": {"listen": given}})
+    assert config.proxy.listen == (ListenConfig(address="a:1"),)
+
+
+def test_addresses_in_short_and_in_full_beside_each_other() -> None:
+    config = parse_config({"proxy": {"listen": ["a:1", {"address": "b:1", "tls": "off"}]}})
+    assert [(one.address, one.tls) for one in config.proxy.listen] == [
+        ("a:1", "auto"),
+        ("b:1", "off"),
+    ]
+    data = web(backends=["a:1", {"address": "b:1", "weight": 3}, {"address": "c:1"}])
+    assert parse_config(data).service["web"].backends == (
+        BackendConfig(address="a:1"),
+        BackendConfig(address="b:1", weight=3),
+        BackendConfig(address="c:1"),
+    )
+
+
+def test_one_backend_as_a_table_is_a_list_of_one() -> None:
+    config = parse_config(web(backends={"address": "a:1", "weight": 2}))
+    assert config.service["web"].backends == (BackendConfig(address="a:1", weight=2),)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("self-signed", {"self_signed": True}),
+        ({"cert": "c.pem", "key": "k.pem"}, {"certificates": [{"cert": "c.pem", "key": "k.pem"}]}),
+        (
+            [{"cert": "c.pem", "key": "k.pem"}, {"cert": "d.pem", "key": "l.pem"}],
+            {
+                "certificates": [
+                    {"cert": "c.pem", "key": "k.pem"},
+                    {"cert": "d.pem", "key": "l.pem"},
+                ]
+            },
+        ),
+        (
+            {"cert": "c.pem", "key": "k.pem", "min_version": "1.3"},
+            {"certificates": [{"cert": "c.pem", "key": "k.pem"}], "min_version": "1.3"},
+        ),
+    ],
+)
+def test_tls_in_short(given: object, meant: dict[str, Any]) -> None:
+    config = parse_config({"proxy": {"tls": given}})
+    assert config == parse_config({"proxy": {"tls": meant}})
+    assert config.proxy.tls.offered
+
+
+def test_sizes_are_bytes() -> None:
+    limits = {"head_bytes": "64KiB", "body_bytes": "10 MiB", "target_bytes": 2048}
+    config = parse_config({"proxy": {"limits": limits}})
+    assert config.proxy.limits.body_bytes == 10 * 1024**2
+    for wrong in ("64kb", "1.5MiB", "-1B", "64 Kib", ""):
+        with pytest.raises(ConfigError, match="is not a size: write 512B, 64KiB"):
+            parse_config({"proxy": {"limits": {"body_bytes": wrong}}})
+
+
+def test_an_empty_table_switches_sticky_sessions_on() -> None:
+    assert parse_config(web()).service["web"].sticky is None
+    assert parse_config(web(sticky={})).service["web"].sticky == StickyConfig()
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,17 @@ async def test_retired_it_ends_once_no_vm_is_left() -> None:
     assert world.host.ours() == []
 
 
+async def test_a_retirement_that_is_taken_back_grows_again() -> None:
+    world = await serving(2, wanted=rules(low=2))
+    before = {domain.name for domain in world.host.ours()}
+    world.controller.retire(Reason.OPERATOR)
+    await world.tick()
+    assert world.reasons("vm.draining") == [Reason.OPERATOR] * 2
+    world.controller.keep()
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    assert {domain.name for domain in world.host.ours()}.isdisjoint(before), "those drained on"
+
+
 async def test_one_bad_tick_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     def missing() -> Any:
         raise RuntimeError("a bug")

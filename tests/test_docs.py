@@ -9,11 +9,11 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import annotated_types as limits
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -22,6 +22,7 @@ from autoscale.vm import TRANSITIONS as VM_TRANSITIONS
 from lb.backend import TRANSITIONS as BACKEND_TRANSITIONS
 from lb.cli import cli as lbctl
 from lb.config import Config, ConfigError, load_config, parse_config, parse_duration
+from lb.config_types import parse_size
 from lb.errors import ClientFaultError, NoBackendError, RequestError, UpstreamError
 from lb.metrics import Metrics
 from loadtest.cli import cli as loadtest
@@ -184,8 +185,24 @@ def said_bounds(cell: str) -> Bounds | None:
 
 def _number(value: Any) -> float:
     if isinstance(value, str) and not re.fullmatch(r"[\d.]+", value):
-        value = parse_duration(value)
+        value = parse_size(value) if value.endswith("B") else parse_duration(value)
     return float(value)
+
+
+def said_default(cell: str) -> Any:
+    """The value that the first code of a cell is in TOML, which has no word for None: `unset`."""
+    word = codes(cell)[0]
+    return None if word == "unset" else tomllib.loads(f"x = {word}")["x"]
+
+
+def read_by(model: type[BaseModel], key: str, value: Any) -> Any:
+    """What the table makes of a value at this key; its other keys may be needed beside it."""
+    field = model.model_fields[key]
+    kind: Any = field.annotation
+    if field.metadata:
+        kind = Annotated[kind, *field.metadata]
+    value = tuple(value) if isinstance(value, list) else value
+    return TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
 
 
 def test_the_tables_of_the_schema_are_the_headings_of_the_page() -> None:
@@ -202,8 +219,7 @@ def test_every_key_is_documented_with_its_real_default_and_bounds(
         _, default, allowed, meaning = page[key]
         assert len(meaning) > 20, f"{key}: what is it?"
         assert field.default is not PydanticUndefined
-        value = tomllib.loads(f"x = {codes(default)[0]}")["x"]
-        assert getattr(model.model_validate({key: value}), key) == field.default, key
+        assert read_by(model, key, said_default(default)) == field.default, key
         if choices := get_args(field.annotation):
             if all(isinstance(choice, str) for choice in choices):
                 assert codes(allowed) == list(choices), key
@@ -218,13 +234,14 @@ def test_bounds_are_read_as_they_are_written() -> None:
     assert said_bounds("above `0`, up to `1`") == (0, True, 1, False)
     assert said_bounds("above `0`, below `1`") == (0, True, 1, True)
     assert said_bounds("`50ms` to `1m`") == (0.05, False, 60, False)
+    assert said_bounds("`128B` to `1MiB`") == (128, False, 1024**2, False)
     assert said_bounds("any number") is None
 
 
 def test_what_the_page_warns_of_is_so() -> None:
     with pytest.raises(ConfigError, match="scale needs VMs"):
         parse_config({"service": {"web": {"scale": {"max": 2}}}})
-    with pytest.raises(ConfigError, match="exactly one"):
+    with pytest.raises(ConfigError, match=r"no \[\[route\]\] leads to service a, b"):
         parse_config({"service": {"a": {}, "b": {}}})
 
 

@@ -12,6 +12,7 @@ from autoscale.domain_xml import Identity
 from autoscale.host import ImageUnavailable, PowerState
 from autoscale.model import EventKind, Reason, VmState
 from autoscale.vm import BootFiles
+from lb.config_service import OutlierConfig
 from tests.fakes import NEVER, OURS, Fault
 from tests.world import World, rules, shape
 
@@ -249,6 +250,25 @@ async def test_a_replica_that_recovers_in_time_is_kept() -> None:
         await world.run(1)
     assert world.fleet.ready_names() == (first,)
     assert world.told(LEAVE) == []
+
+
+async def test_a_replica_that_is_ejected_is_kept_however_long_that_lasts() -> None:
+    """It is up and passes its checks; what requests told of it, a new one might not do better."""
+    world = World(rules(low=2))
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    world.pool.outlier = OutlierConfig(ejection=200.0)
+    bad = world.fleet.ready_names()[0]
+    for _ in range(5):
+        with world.pool.lease(prefer=bad) as lease:
+            lease.answered(0.1, world.clock.now(), 500)
+    assert [b.name for b in world.pool if b.ejected] == [bad]
+    await world.run(100)
+    assert world.told(LEAVE) == []
+    assert world.fleet.counts().unavailable == 1, "it is no capacity meanwhile"
+    await world.run(101)
+    world.pool.tick(world.clock.now())
+    await world.run(1)
+    assert world.fleet.counts().unavailable == 0
 
 
 # --- shrinking

@@ -9,23 +9,27 @@ from collections.abc import AsyncIterator
 import pytest
 
 from lb.balance import policy_named
-from lb.config import HealthConfig
-from lb.health import Prober
-from lb.pool import Pool
-from tests.fake_backend import Exchange, FakeBackend, Script, hang, refused_address, reset_at_once
-from tests.fake_backend import send as reply
+from lb.config_service import HealthConfig, OutlierConfig, ServiceConfig
+from lb.errors import ConnectFailedError
+from lb.health import Prober, pause_s
+from lb.pool import Change, Pool
+from lb.slate import Rng
+from tests.fake_backend import Exchange, FakeBackend, hang
+from tests.pools import answers
 from tests.proxy_harness import until
 
 QUICK = HealthConfig(path="/ready", interval=0.05, interval_down=0.05, timeout=5, fall=2)
 
 
 @contextlib.asynccontextmanager
-async def probing(*addresses: str, health: HealthConfig = QUICK) -> AsyncIterator[Pool]:
+async def probing(
+    *addresses: str, health: HealthConfig = QUICK, rng: Rng | None = None
+) -> AsyncIterator[Pool]:
     before = asyncio.all_tasks()
     pool = Pool("web", policy_named("least_requests"), health)
     for address in addresses:
         pool.add_static(address)
-    prober = Prober(pool)
+    prober = Prober(pool, rng=rng)
     await prober.start()
     try:
         yield pool
@@ -64,39 +68,6 @@ async def test_a_booting_backend_turns_ready_and_a_dead_one_unhealthy() -> None:
         await until(lambda: not pool.available)
         assert probe_of(pool) == "refused"
         await backend.start(port=int(backend.address.rpartition(":")[2]))
-        await until(lambda: pool.available)
-
-
-@pytest.mark.parametrize(
-    ("script", "word"),
-    [
-        (reply(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), "503"),
-        (reply(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"), "302"),
-        (reply(b"garbage\r\n\r\n", then="hang"), "bad answer"),
-        (reply(b"HTTP/1.1 200 OK\r\nConte", then="close"), "reset"),
-        (reset_at_once, "reset"),
-        (hang, "timeout"),
-    ],
-)
-async def test_anything_but_2xx_is_not_ready(script: Script, word: str) -> None:
-    health = QUICK.model_copy(update={"timeout": 0.2 if word == "timeout" else 5.0})
-    async with FakeBackend(script) as backend, probing(backend.address, health=health) as pool:
-        await until(lambda: probe_of(pool) == word)
-        assert not pool.available
-
-
-async def test_nobody_listening_is_refused() -> None:
-    async with probing(refused_address()) as pool:
-        await until(lambda: probe_of(pool) == "refused")
-
-
-async def test_an_endless_body_does_not_matter() -> None:
-    async def endless(exchange: Exchange) -> None:
-        await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
-        while True:
-            await exchange.send(bytes(65536))
-
-    async with FakeBackend(endless) as backend, probing(backend.address) as pool:
         await until(lambda: pool.available)
 
 
@@ -167,3 +138,71 @@ async def test_every_probe_has_a_connection_of_its_own() -> None:
         await until(lambda: len(backend.seen) >= 4)
         assert len({seen.connection for seen in backend.seen}) == len(backend.seen)
         assert backend.seen[0].values(b"User-Agent") == [b"lbctl-probe"]
+
+
+async def test_one_that_is_down_is_asked_more_often() -> None:
+    health = QUICK.model_copy(update={"interval": 3600.0, "fall": 1})
+    async with FakeBackend() as backend, probing(backend.address, health=health) as pool:
+        await until(lambda: pool.available)
+        asked = len(backend.seen)
+        await backend.stop()
+        with pool.lease() as lease:
+            lease.failed(ConnectFailedError("refused"))
+        await until(lambda: probe_of(pool) == "refused")
+        await backend.start(port=int(backend.address.rpartition(":")[2]))
+        await until(lambda: pool.available)
+        assert len(backend.seen) == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("well", "dice", "wait_s"),
+    [(True, 0.0, 9.0), (True, 0.5, 10.0), (True, 0.75, 10.5), (True, 1.0, 11.0), (False, 0.5, 2.0)],
+)
+def test_intervals_are_longer_or_shorter_by_the_jitter(
+    well: bool, dice: float, wait_s: float
+) -> None:
+    health = HealthConfig(interval=10.0, interval_down=2.0, jitter=0.1)
+    assert pause_s(health, well, dice) == pytest.approx(wait_s)
+
+
+async def test_every_question_is_planned_by_the_dice() -> None:
+    class Dice:
+        thrown = 0
+
+        def random(self) -> float:
+            self.thrown += 1
+            return 0.0
+
+    dice = Dice()
+    async with FakeBackend() as backend, probing(backend.address, rng=dice):
+        await until(lambda: dice.thrown >= 3)
+
+
+async def test_new_settings_count_at_once() -> None:
+    slow = QUICK.model_copy(update={"interval": 3600.0, "interval_down": 3600.0})
+    async with FakeBackend() as backend, probing(backend.address, health=slow) as pool:
+        await until(lambda: pool.available)
+        pool.configure(
+            ServiceConfig(health=QUICK.model_copy(update={"path": "/other", "jitter": 0.0}))
+        )
+        await until(lambda: len(backend.seen) >= 3)
+        assert [seen.target for seen in backend.seen[:2]] == [b"/ready", b"/other"]
+
+
+async def test_an_ejection_ends_in_time_though_no_request_comes() -> None:
+    slow = QUICK.model_copy(update={"interval": 3600.0})
+    told: list[Change] = []
+    async with (
+        FakeBackend() as a,
+        FakeBackend() as b,
+        probing(a.address, b.address, health=slow) as pool,
+    ):
+        # Once while starting and, that being planned already, once more soon after.
+        await until(lambda: len(a.seen) == len(b.seen) == 2)
+        pool.configure(ServiceConfig(health=slow, outlier=OutlierConfig(ejection=0.2)))
+        pool.subscribe(told.append)
+        answers(pool, b.address, *[500] * 5)
+        assert [one.address for one in pool.available] == [a.address]
+        await until(lambda: len(pool.available) == 2)
+        assert [change.after for change in told] == ["ejected", "reinstated"]
+        assert len(b.seen) == 2, "an ejected one is healthy: it is asked no more often"

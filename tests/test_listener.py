@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from lb.config import ProxyConfig
+from lb.config import ListenConfig, ProxyConfig
 from lb.errors import ListenError
 from lb.listener import ProxyServer
 from lb.metrics import Metrics
@@ -15,10 +15,14 @@ from tests.fake_backend import Exchange, FakeBackend, hang
 from tests.proxy_harness import PATIENCE_S, one, proxied, until
 
 
+def listening(*addresses: str) -> ProxyConfig:
+    return ProxyConfig(listen=tuple(ListenConfig(address=address) for address in addresses))
+
+
 async def test_a_taken_port_is_one_clear_line() -> None:
     async with proxied() as proxy:
         address = proxy.server.addresses[0]
-        config = ProxyConfig(listen=("127.0.0.1:0", address))
+        config = listening("127.0.0.1:0", address)
         second = ProxyServer(config, proxy.pool, Metrics().service(proxy.pool))
         with pytest.raises(ListenError) as caught:
             await second.start()
@@ -31,7 +35,7 @@ async def test_a_taken_port_is_one_clear_line() -> None:
 
 async def test_it_listens_on_several_addresses() -> None:
     async with FakeBackend() as backend, proxied(backend) as proxy:
-        config = ProxyConfig(listen=("127.0.0.1:0", "[::1]:0"))
+        config = listening("127.0.0.1:0", "[::1]:0")
         server = ProxyServer(config, proxy.pool, proxy.counters)
         await server.start()
         assert [a.rpartition(":")[0] for a in server.addresses] == ["127.0.0.1", "[::1]"]
@@ -74,7 +78,7 @@ async def test_stopping_says_what_the_deadline_cut(caplog: pytest.LogCaptureFixt
 
 
 async def test_an_address_that_is_not_ours_is_one_clear_line() -> None:
-    config = ProxyConfig(listen=("192.0.2.1:0",))
+    config = listening("192.0.2.1:0")
     async with proxied() as proxy:
         server = ProxyServer(config, proxy.pool, proxy.counters)
         with pytest.raises(ListenError, match="this machine has no such address") as caught:

@@ -107,6 +107,22 @@ def test_retries_and_upstream_errors_have_their_reason() -> None:
     assert seen["lb_upstream_errors_total"][labels] == 2
 
 
+def test_ejections_are_counted_from_nought_by_their_grounds() -> None:
+    metrics, pool, _ = make()
+    for name in ("a:1", "b:1"):
+        pool.add_static(name)
+        pool.observe(Report(name, name, ok=True))
+    for _ in range(5):
+        with pool.lease(prefer="a:1") as lease:
+            lease.answered(0.1, 100.0, 500)
+    seen = scrape(metrics)
+    assert seen["lb_backend_ejections_total"] == {
+        (("reason", "consecutive_5xx"), ("service", "web")): 1,
+        (("reason", "success_rate"), ("service", "web")): 0,
+    }
+    assert seen["lb_backend_up"][("backend", "a:1"), ("service", "web")] == 0
+
+
 def test_the_autoscalers_rows_become_metrics() -> None:
     metrics, _, _ = make()
     cold = Histogram()
@@ -136,3 +152,10 @@ def test_what_nobody_measured_is_left_out() -> None:
     seen = scrape(metrics)
     assert seen["vm_cpu_ratio"] == {}
     assert seen["vm_memory_bytes"] == {}
+
+
+def test_lost_lines_of_the_access_log_are_counted_by_whoever_writes_it() -> None:
+    metrics, _, _ = make()
+    assert scrape(metrics)["lb_access_log_dropped_total"] == {(): 0}
+    metrics.access_log(lambda: 7)
+    assert scrape(metrics)["lb_access_log_dropped_total"] == {(): 7}

@@ -1,21 +1,20 @@
-"""The pool: membership, health, leases; and what must hold whatever happens in whatever order."""
+"""The pool: health, leases; and what must hold whatever happens in whatever order."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import sys
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from autoscale.model import EventKind, Reason, ScaleEvent
-from lb.backend import Lifecycle
-from lb.balance import policy_named
+from autoscale.model import EventKind
+from lb.backend import Backend, Lifecycle
+from lb.balance import POLICIES
 from lb.change import Aspect
-from lb.config import HealthConfig, ServiceConfig
+from lb.config_service import HealthConfig, OutlierConfig, PolicyName, ServiceConfig
 from lb.errors import (
     AllTriedError,
     AllUnhealthyError,
@@ -25,167 +24,21 @@ from lb.errors import (
     ConnectFailedError,
     NoBackendError,
     NoneReadyError,
-    PoolEmptyError,
-    UnknownBackendError,
     UpstreamResetError,
 )
+from lb.outlier import most_ejected
 from lb.pool import Change, Lease, Pool, Report
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make(
-    rise: int = 1, fall: int = 3, policy: str = "least_requests", limit: int = sys.maxsize
-) -> Pool:
-    return Pool(
-        "web",
-        policy_named(policy),
-        HealthConfig(rise=rise, fall=fall),
-        clock=Clock(),
-        rng=random.Random(1),
-        max_in_flight=limit,
-    )
-
-
-def event(
-    kind: EventKind, name: str = "web-1", address: str = "", reason: Reason = Reason.CPU_OVERLOAD
-) -> ScaleEvent:
-    return ScaleEvent(kind, "web", name, reason, address=address or f"{name}:80", host="local")
-
-
-def join(pool: Pool, *names: str, ready: bool = True) -> None:
-    for name in names:
-        pool.apply(event(EventKind.JOIN, name))
-        if ready:
-            probe(pool, name)
-
-
-def probe(pool: Pool, name: str, ok: bool = True, times: int = 1) -> None:
-    for _ in range(times):
-        pool.observe(Report(name, f"{name}:80", ok, "200" if ok else "refused"))
-
-
-def available(pool: Pool) -> list[str]:
-    return [backend.name for backend in pool.available]
-
-
-def lifecycle(pool: Pool, name: str) -> str:
-    backend = pool.get(name)
-    return backend.lifecycle.value if backend else "gone"
-
-
-# ── membership ───────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_story_of_one_replica() -> None:
-    pool = make()
-    told: list[Change] = []
-    pool.subscribe(told.append)
-    pool.apply(event(EventKind.JOIN))
-    with pytest.raises(NoneReadyError):
-        pool.lease()
-    probe(pool, "web-1")
-    with pool.lease() as lease:
-        assert lease.backend.name == "web-1"
-        pool.apply(event(EventKind.DRAIN, reason=Reason.CPU_LOW))
-        with pytest.raises(NoneReadyError):
-            pool.lease()
-        assert repr(pool) == "<Pool web: 1 draining; 1 in flight>"
-    pool.apply(event(EventKind.LEAVE, reason=Reason.DRAINED))
-    with pytest.raises(PoolEmptyError):
-        pool.lease()
-    assert [(c.before, c.after, c.reason) for c in told] == [
-        ("", "starting", Reason.CPU_OVERLOAD),
-        ("starting", "ready", Reason.CPU_OVERLOAD),
-        ("ready", "draining", Reason.CPU_LOW),
-        ("draining", "gone", Reason.DRAINED),
-    ]
-    assert all(c.aspect is Aspect.LIFECYCLE and c.vm == "web-1" for c in told)
-
-
-def test_events_are_idempotent_and_unknown_names_are_ignored() -> None:
-    pool = make()
-    told: list[Change] = []
-    pool.subscribe(told.append)
-    for kind in (EventKind.DRAIN, EventKind.LEAVE):
-        pool.apply(event(kind, "stranger"))
-    for _ in range(3):
-        pool.apply(event(EventKind.JOIN))
-    probe(pool, "web-1")
-    pool.apply(event(EventKind.JOIN))
-    assert lifecycle(pool, "web-1") == "ready", "a repeated JOIN disturbs nothing"
-    for kind in (EventKind.DRAIN, EventKind.LEAVE):
-        for _ in range(3):
-            pool.apply(event(kind))
-    assert [c.after for c in told] == ["starting", "ready", "draining", "gone"]
-
-
-def test_an_event_for_another_service_changes_nothing() -> None:
-    pool = make()
-    pool.apply(ScaleEvent(EventKind.JOIN, "other", "x", Reason.BELOW_MIN, "h:1"))
-    assert len(pool) == 0
-
-
-def test_a_join_takes_a_drain_back_and_asks_for_a_probe_first() -> None:
-    pool = make()
-    join(pool, "web-1")
-    pool.apply(event(EventKind.DRAIN))
-    pool.apply(event(EventKind.JOIN))
-    assert lifecycle(pool, "web-1") == "starting"
-    probe(pool, "web-1")
-    assert lifecycle(pool, "web-1") == "ready"
-
-
-def test_a_new_address_is_a_new_backend() -> None:
-    pool = make()
-    join(pool, "web-1")
-    with pool.lease() as lease:
-        pool.apply(event(EventKind.JOIN, address="web-1:81"))
-        assert lease.backend.lifecycle is Lifecycle.GONE
-        assert lifecycle(pool, "web-1") == "starting"
-        assert [b.lifecycle for b in pool.load().backends] == ["starting", "gone"]
-    assert [b.lifecycle for b in pool.load().backends] == ["starting"]
-    probe(pool, "web-1")
-    assert lifecycle(pool, "web-1") == "starting", "a late probe of the old address says nothing"
-
-
-def test_an_operator_adds_drains_readies_and_removes() -> None:
-    pool = Pool.from_config("web", ServiceConfig(backends=("10.0.0.1:80",)))
-    assert pool.add_static("10.0.0.1:80") is pool.get("10.0.0.1:80")
-    assert [view.vm for view in pool.snapshot()] == [None]
-    pool.drain("10.0.0.1:80")
-    assert lifecycle(pool, "10.0.0.1:80") == "draining"
-    pool.ready("10.0.0.1:80")
-    assert lifecycle(pool, "10.0.0.1:80") == "starting"
-    pool.remove("10.0.0.1:80")
-    assert "10.0.0.1:80" not in pool
-    for act in (pool.drain, pool.ready, pool.remove):
-        with pytest.raises(UnknownBackendError, match="no backend nobody in service web"):
-            act("nobody")
-
-
-def test_a_subscriber_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    pool = make()
-    told: list[Change] = []
-
-    def fail(change: Change) -> None:
-        raise OSError("disk full")
-
-    pool.subscribe(fail)
-    end = pool.subscribe(told.append)
-    join(pool, "web-1")
-    assert len(told) == 2
-    assert "disk full" in caplog.text
-    end()
-    pool.remove("web-1")
-    assert len(told) == 2
-
+from tests.pools import (
+    Clock,
+    available,
+    backend,
+    configured,
+    event,
+    join,
+    lifecycle,
+    make,
+    probe,
+)
 
 # ── health ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -409,6 +262,49 @@ def test_room_is_told_after_each_release_and_each_flip_once_it_is_there() -> Non
     assert told[3:] == [(0, []), (0, ["web-1"])]
 
 
+def test_the_preferred_one_is_taken_where_it_may_be() -> None:
+    pool = make(limit=2, fall=1)
+    join(pool, "web-1", "web-2", "web-3")
+    held = [pool.lease(prefer="web-2"), pool.lease(prefer="web-2")]
+    assert [lease.backend.name for lease in held] == ["web-2", "web-2"]
+    assert pool.lease(prefer="web-2").backend.name != "web-2", "it is full"
+    held[0].release()
+    tried = backend(pool, "web-2")
+    assert pool.lease(prefer="web-2", exclude=[tried]).backend is not tried
+    with pool.lease(prefer="web-2") as lease:
+        assert lease.backend is tried
+    pool.drain("web-2")
+    probe(pool, "web-3", ok=False)
+    for name in ("web-2", "web-3", "nobody"):
+        with pool.lease(prefer=name) as lease:
+            assert lease.backend.name == "web-1"
+
+
+def test_a_key_leads_to_the_same_backend_while_it_is_there() -> None:
+    pool = make(policy="consistent_hash")
+    join(pool, *(f"web-{n}" for n in range(8)))
+
+    def owner() -> str:
+        with pool.lease(key=b"198.51.100.7") as lease:
+            return lease.backend.name
+
+    mine = owner()
+    assert {owner() for _ in range(5)} == {mine}
+    probe(pool, mine, ok=False, times=3)
+    other = owner()
+    assert other != mine
+    probe(pool, mine)
+    assert owner() == mine
+
+
+def test_a_lease_does_not_overrun_a_hot_key() -> None:
+    pool = make(policy="consistent_hash")
+    join(pool, *(f"web-{n}" for n in range(4)))
+    for _ in range(40):
+        pool.lease(key=b"hot")
+    assert max(one.in_flight for one in pool) <= 13, "1.25 × 40 ÷ 4, rounded up"
+
+
 def test_excluded_backends_are_not_picked_again() -> None:
     pool = make()
     join(pool, "web-1", "web-2")
@@ -458,6 +354,93 @@ def test_a_snapshot_carries_what_the_caller_knows_of_cpu() -> None:
     ]
 
 
+# ── none available ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_none_available_the_unhealthy_are_asked_all_the_same_if_so_configured() -> None:
+    pool = configured(none_available="try_anyway", health=HealthConfig(fall=1))
+    join(pool, "web-1", "web-2", "web-3", "web-4")
+    join(pool, "web-5", ready=False)
+    pool.drain("web-4")
+    for name in ("web-1", "web-2"):
+        probe(pool, name, ok=False)
+    assert {pool.lease().backend.name for _ in range(4)} == {"web-3"}, "one is well"
+    probe(pool, "web-3", ok=False)
+    assert pool.available == ()
+    asked = [pool.lease().backend for _ in range(9)]
+    assert {one.name for one in asked} == {"web-1", "web-2", "web-3"}
+    with pytest.raises(AllTriedError):
+        pool.lease(exclude=asked)
+    probe(pool, "web-2")
+    assert {pool.lease().backend.name for _ in range(4)} == {"web-2"}
+
+
+def test_asking_all_the_same_is_no_reason_to_ask_those_that_start_or_leave() -> None:
+    pool = configured(none_available="try_anyway")
+    join(pool, "web-1", ready=False)
+    with pytest.raises(NoneReadyError):
+        pool.lease()
+    probe(pool, "web-1")
+    pool.drain("web-1")
+    with pytest.raises(NoneReadyError):
+        pool.lease()
+
+
+# ── slow start ───────────────────────────────────────────────────────────────────────────────────
+
+
+def share_of(pool: Pool, name: str, picks: int = 2000) -> float:
+    """What part of the requests it gets, one at a time."""
+    got = 0
+    for _ in range(picks):
+        with pool.lease() as lease:
+            got += lease.backend.name == name
+    return got / picks
+
+
+@pytest.mark.parametrize("policy", ["least_requests", "round_robin", "random_two", "peak_ewma"])
+def test_one_that_joins_gets_a_growing_share(policy: str) -> None:
+    clock = Clock()
+    pool = configured(clock, slow_start=30.0, policy=policy)
+    join(pool, "web-1")
+    clock.now += 60
+    join(pool, "web-2")
+    found = []
+    for _ in range(4):
+        found.append(share_of(pool, "web-2"))
+        clock.now += 10
+    # 0.1 ÷ 1.1, 0.4 ÷ 1.4, 0.7 ÷ 1.7, 1 ÷ 2
+    assert found == pytest.approx([0.09, 0.286, 0.412, 0.5], abs=0.04)
+
+
+def test_two_that_join_together_share_alike() -> None:
+    pool = configured(slow_start=30.0, policy="round_robin")
+    join(pool, "web-1", "web-2")
+    assert share_of(pool, "web-2") == 0.5
+
+
+def test_one_that_comes_back_starts_slowly_again() -> None:
+    clock = Clock()
+    pool = configured(clock, slow_start=30.0, policy="round_robin")
+    join(pool, "web-1", "web-2")
+    clock.now += 60
+    assert share_of(pool, "web-2") == 0.5
+    probe(pool, "web-2", ok=False, times=3)
+    clock.now += 60
+    probe(pool, "web-2")
+    assert share_of(pool, "web-2") == pytest.approx(0.1 / 1.1, abs=0.01)
+
+
+def test_weight_and_slow_start_multiply() -> None:
+    clock = Clock()
+    pool = configured(clock, slow_start=30.0, policy="round_robin")
+    join(pool, "web-1")
+    clock.now += 60
+    pool.add_static("web-2:80", name="web-2", weight=10)
+    probe(pool, "web-2")
+    assert share_of(pool, "web-2") == pytest.approx(0.5, abs=0.01)
+
+
 # ── whatever happens ─────────────────────────────────────────────────────────────────────────────
 
 NAMES = st.sampled_from(["web-1", "web-2", "web-3"])
@@ -470,7 +453,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = make(rise=2, fall=2, limit=2)
+        self.clock = Clock()
+        self.pool = make(rise=2, fall=2, limit=2, clock=self.clock)
+        self.outlier = OutlierConfig(consecutive_5xx=2, min_requests=4, ejection=5.0)
         self.open: list[Lease] = []
         self.given = 0
         self.answered = 0
@@ -479,6 +464,43 @@ class PoolMachine(RuleBasedStateMachine):
 
     def told(self, change: Change) -> None:
         assert change.before != change.after, "only flips are told"
+
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        slow_start=st.sampled_from([0.0, 10.0]),
+        share=st.sampled_from([0.0, 0.5, 1.0]),
+        none_available=st.sampled_from(["refuse", "try_anyway"]),
+    )
+    def configure(
+        self, policy: PolicyName, slow_start: float, share: float, none_available: Any
+    ) -> None:
+        self.outlier = self.outlier.model_copy(update={"max_share": share})
+        self.pool.configure(
+            ServiceConfig(
+                policy=policy,
+                slow_start=slow_start,
+                none_available=none_available,
+                outlier=self.outlier,
+                max_in_flight=2,
+                health=HealthConfig(rise=2, fall=2),
+            )
+        )
+        self.all_are_well()
+
+    @rule()
+    def all_are_well(self) -> None:
+        for name in ("web-1", "web-2", "web-3"):
+            join(self.pool, name)
+            probe(self.pool, name)  # the second good one
+
+    @rule(seconds=st.floats(0, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def tick(self) -> None:
+        self.pool.tick(self.clock.now)
+        assert all(b.record.until is None or b.record.until > self.clock.now for b in self.pool)
 
     @rule(name=NAMES, kind=st.sampled_from(list(EventKind)), port=st.sampled_from([80, 81]))
     def event(self, name: str, kind: EventKind, port: int) -> None:
@@ -493,31 +515,47 @@ class PoolMachine(RuleBasedStateMachine):
         if name in self.pool:
             getattr(self.pool, act)(name)
 
-    @rule(target=leases)
-    def lease(self) -> Lease | None:
+    def candidates(self) -> list[Backend]:
+        if self.pool.available or self.pool.none_available == "refuse":
+            return list(self.pool.available)
+        return [b for b in self.pool if b.lifecycle is Lifecycle.READY]
+
+    @rule(target=leases, key=st.none() | st.binary(max_size=2), prefer=st.none() | NAMES)
+    def lease(self, key: bytes | None, prefer: str | None) -> Lease | None:
         try:
-            lease = self.pool.lease()
+            lease = self.pool.lease(key=key, prefer=prefer)
         except AtCapacityError:
-            assert self.pool.available
-            assert all(b.in_flight >= 2 for b in self.pool.available)
+            assert self.candidates()
+            assert all(b.in_flight >= 2 for b in self.candidates())
             return None
         except NoBackendError:
-            assert not self.pool.available
+            assert not self.candidates()
             return None
-        assert lease.backend in self.pool.available
+        assert lease.backend in self.candidates()
         assert lease.backend.in_flight <= 2
         self.given += 1
         self.open.append(lease)
         return lease
 
-    @rule(lease=leases, how=st.sampled_from(["answered", "refused", "gone", "silent"]))
+    @rule(name=NAMES)
+    def fail_in_a_row(self, name: str) -> None:
+        """Too short to be left open: what is reset at once."""
+        for _ in range(2):
+            try:
+                lease = self.pool.lease(prefer=name)
+            except NoBackendError:
+                return
+            with lease:
+                lease.failed(UpstreamResetError("reset"))
+
+    @rule(lease=leases, how=st.sampled_from(["answered", "failed", "refused", "gone", "silent"]))
     def end(self, lease: Lease | None, how: str) -> None:
         if lease is None:
             return
         if lease in self.open:
             self.open.remove(lease)
-            if how == "answered":
-                lease.answered(0.1, self.pool.clock())
+            if how in ("answered", "failed"):
+                lease.answered(0.1, self.pool.clock(), 200 if how == "answered" else 500)
                 self.answered += 1
             elif how == "refused":
                 lease.failed(ConnectFailedError("refused"))
@@ -528,14 +566,21 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def counters_equal_a_recount(self) -> None:
         assert self.pool.in_flight == len(self.open)
-        for backend in self.pool:
-            assert backend.in_flight == sum(lease.backend is backend for lease in self.open)
+        for one in self.pool:
+            assert one.in_flight == sum(lease.backend is one for lease in self.open)
         finished = self.pool.retired_latency().count + sum(b.latency.count for b in self.pool)
         assert finished == self.answered
 
     @invariant()
     def available_is_what_the_predicate_says(self) -> None:
         assert list(self.pool.available) == [b for b in self.pool if b.available]
+
+    @invariant()
+    def an_ejection_never_takes_the_last_one(self) -> None:
+        well = [b for b in self.pool if b.passes]
+        ejected = [b for b in well if b.ejected]
+        assert len(ejected) <= most_ejected(self.pool.outlier, len(well))
+        assert not well or self.pool.available
 
     @invariant()
     def load_lists_everyone_who_still_works(self) -> None:

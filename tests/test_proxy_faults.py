@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -142,10 +143,17 @@ async def test_a_reset_get_is_repeated_elsewhere_and_a_post_is_not() -> None:
 
 
 async def test_a_request_is_sent_at_most_three_times() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        backends = [await stack.enter_async_context(FakeBackend(reset_at_once)) for _ in range(5)]
+        proxy = await stack.enter_async_context(proxied(*backends))
+        assert (await proxy.get()).status == 502
+        assert sum(len(backend.seen) for backend in backends) == 3
+
+
+async def test_the_only_backend_is_asked_once_more_after_a_reset() -> None:
     async with one(reset_at_once) as (proxy, backend):
         assert (await proxy.get()).status == 502
-        assert len(backend.seen) == 3
-        assert proxy.counters.retries == {"reset": 2}
+        assert len(backend.seen) == 2
 
 
 async def test_a_stale_connection_never_shows() -> None:
@@ -172,15 +180,34 @@ async def test_an_answer_nobody_asked_for_poisons_nobody() -> None:
             await asyncio.sleep(0.15)
 
 
-async def test_a_body_that_moved_is_never_sent_twice() -> None:
+@pytest.mark.parametrize(("method", "size"), [("POST", 3), ("PUT", 100_000)])
+async def test_what_cannot_be_sent_again_is_not(method: str, size: int) -> None:
     async def take_and_reset(exchange: Exchange) -> None:
         await exchange.read_body()
         exchange.reset()
 
     async with one(take_and_reset) as (proxy, backend), proxy.client() as client:
-        await client.request("PUT", "/", "Content-Length: 3", body=b"abc")
+        await client.request(method, "/", f"Content-Length: {size}", body=b"x" * size)
         assert (await client.answer()).status == 502
         assert len(backend.seen) == 1
+
+
+async def test_a_small_body_is_sent_again_to_another_backend() -> None:
+    async def take_and_reset(exchange: Exchange) -> None:
+        await exchange.read_body()
+        exchange.reset()
+
+    async with (
+        FakeBackend(take_and_reset) as bad,
+        FakeBackend() as good,
+        proxied(bad, good) as proxy,
+        proxy.client() as client,
+    ):
+        for _ in range(4):
+            await client.request("PUT", "/", "Content-Length: 3", body=b"abc")
+            assert (await client.answer()).status == 200
+        assert {bytes(seen.body) for seen in good.seen} == {b"abc"}
+        assert len(good.seen) == 4
 
 
 async def test_an_answer_before_the_body_is_complete_passes_and_closes() -> None:

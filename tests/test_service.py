@@ -44,15 +44,17 @@ class Machines(FakeHypervisor):
     def __init__(self, instance: str) -> None:
         super().__init__(RealTime(), instance=instance, boot_s=0.0, shutdown_s=0.05)
         self.apps: dict[str, FakeBackend] = {}
+        self.specs: dict[str, VmSpec] = {}
         self.hold = asyncio.Event()
         self.hold.set()
 
     async def create(self, spec: VmSpec) -> Identity:
         async def application(exchange: Exchange) -> None:
-            if exchange.path == b"/slow":
+            if exchange.path.endswith(b"/slow"):
                 await self.hold.wait()
             await exchange.answer(spec.name.encode())
 
+        self.specs[spec.name] = spec
         identity = await super().create(spec)
         app = self.apps[spec.name] = await FakeBackend(application).start()
         identity = replace(identity, host_port=int(app.address.rpartition(":")[2]))
@@ -91,6 +93,16 @@ def config(**service: Any) -> Config:
             "service": {"web": {k: v for k, v in web.items() if v is not None}},
         }
     )
+
+
+def config_of(*names: str) -> Config:
+    """These services, each of one VM; the first gets what has no route of its own."""
+    data = config().model_dump(exclude={"hypervisor", "route"})
+    (one,) = data["service"].values()
+    data["service"] = dict.fromkeys(names, one)
+    data["route"] = [{"path": f"/{name}", "service": name} for name in names[1:]]
+    data["route"].append({"service": names[0]})
+    return parse_config(data)
 
 
 def make_image(home: Path) -> None:
@@ -136,8 +148,8 @@ async def get(balancer: Balancer, path: str = "/") -> tuple[int, str, dict[str, 
         return response.status, await response.text(), dict(response.headers)
 
 
-def ready(balancer: Balancer) -> int:
-    return balancer.controllers["web"].fleet.counts().ready
+def ready(balancer: Balancer, service: str = "web") -> int:
+    return balancer.controllers[service].fleet.counts().ready
 
 
 def events(balancer: Balancer) -> list[tuple[str, str]]:
@@ -181,7 +193,7 @@ async def test_a_request_that_runs_is_finished_before_its_machine_leaves(tmp_pat
         await until(
             lambda: balancer.pool()["web"][0].in_flight + balancer.pool()["web"][1].in_flight == 2
         )
-        balancer.reload(config(scale={"min": 1, "max": 1}))
+        await balancer.reload(config(scale={"min": 1, "max": 1}))
         await until(lambda: "vm.draining" in [kind for kind, _ in events(balancer)])
         await asyncio.sleep(0.3)
         assert len(host.ours()) == 2
@@ -309,24 +321,28 @@ async def test_a_host_that_does_not_answer_does_not_keep_us_from_serving(tmp_pat
 # --- operating it
 
 
-async def test_a_reload_takes_over_bounds_and_static_backends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reload_takes_over_bounds_and_static_backends(tmp_path: Path) -> None:
     async with (
         FakeBackend() as a,
         FakeBackend() as b,
         running(tmp_path, config(backends=[a.address])) as (balancer, _),
     ):
         await until(lambda: ready(balancer) == 1)
-        balancer.reload(config(backends=[b.address], scale={"min": 2, "sample_interval": 0.15}))
+        found = await balancer.reload(
+            config(backends=[b.address], scale={"min": 2, "sample_interval": 0.15})
+        )
         assert balancer.controllers["web"].interval_s == 0.15
         await until(lambda: ready(balancer) == 2)
         names = [backend.name for backend in balancer.pool()["web"]]
         assert b.address in names
         assert a.address not in names
-        assert "need a restart" not in caplog.text
-        balancer.reload(config(backends=[b.address], policy="round_robin"))
-        assert "other changes need a restart" in caplog.text
+        assert found.waiting == ()
+        assert set(found.made) == {
+            f"service.web: backend {b.address} joins",
+            f"service.web: backend {a.address} leaves",
+            "service.web.scale.min: 1 → 2",
+            "service.web.scale.sample_interval: 0.1 → 0.15",
+        }
 
 
 async def test_a_reload_after_an_operator_removed_that_backend(tmp_path: Path) -> None:
@@ -336,7 +352,7 @@ async def test_a_reload_after_an_operator_removed_that_backend(tmp_path: Path) -
         running(tmp_path, config(vm=None, backends=[a.address])) as (balancer, _),
     ):
         balancer.remove("web", a.address)
-        balancer.reload(config(vm=None, backends=[b.address]))
+        await balancer.reload(config(vm=None, backends=[b.address]))
         assert [backend.name for backend in balancer.pool()["web"]] == [b.address]
 
 
@@ -364,6 +380,142 @@ async def test_with_static_backends_only_there_is_no_scaler(tmp_path: Path) -> N
         assert balancer.controllers == {}
         assert await balancer.vms() == []
         assert host.calls == []
+
+
+# --- services that come and go
+
+
+async def test_services_of_machines_come_and_go(tmp_path: Path) -> None:
+    async with running(tmp_path, config_of("web")) as (balancer, host):
+        await until(lambda: ready(balancer) == 1)
+        found = await balancer.reload(config_of("web", "api"))
+        assert "service api is new" in found.made
+        assert not balancer.is_ready()[0]
+        await until(lambda: balancer.is_ready()[0])
+        (api,) = [domain.name for domain in host.ours("api")]
+        assert (await get(balancer, "/api"))[1] == api
+        assert {row.service for row in await balancer.vms()} == {"web", "api"}
+        text = balancer.metrics()[0].decode()
+        assert 'autoscaler_ready_replicas{service="api"} 1.0' in text
+        assert balancer.scale("api").ready == 1
+
+        found = await balancer.reload(config_of("web"))
+        assert "service api leaves: its requests finish and its VMs are retired" in found.made
+        await until(lambda: "api" not in balancer.pool())
+        assert host.ours("api") == []
+        assert ready(balancer) == 1
+        story = [
+            "service.leaving", "backend.draining", "vm.draining", "vm.drained", "vm.gone",
+            "service.gone",
+        ]  # fmt: skip
+        told = iter([e.kind for e in balancer.journal._recent if e.service == "api"])
+        assert all(word in told for word in story)
+        assert host.asked("create") == [*host.apps, api]
+
+
+async def test_a_service_that_comes_back_keeps_the_machines_it_has(tmp_path: Path) -> None:
+    async with running(tmp_path, config_of("web", "api")) as (balancer, host):
+        await until(lambda: balancer.is_ready()[0])
+        (api,) = [domain.name for domain in host.ours("api")]
+        host.hold.clear()
+        slow = asyncio.ensure_future(get(balancer, "/api/slow"))
+        await until(lambda: balancer.pool()["api"][0].in_flight)
+        await balancer.reload(config_of("web"))
+        await balancer.reload(config_of("web", "api"))
+        host.hold.set()
+        assert (await slow)[0] == 200
+        assert (await get(balancer, "/api"))[:2] == (200, api), "it never left"
+        assert [domain.name for domain in host.ours("api")] == [api]
+
+
+async def test_a_service_that_comes_back_while_its_machines_end_gets_others(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, config_of("web", "api")) as (balancer, host):
+        await until(lambda: balancer.is_ready()[0])
+        (api,) = [domain.name for domain in host.ours("api")]
+        host.domains[api].ignores_power_button = True
+        await balancer.reload(config_of("web"))
+        await until(lambda: host.asked("shutdown") == [api])
+        await balancer.reload(config_of("web", "api"))
+        await until(lambda: balancer.is_ready()[0])
+        assert (await get(balancer, "/api"))[1] not in (api, "")
+        assert "service.gone" not in [kind for kind, _ in events(balancer)]
+
+
+async def test_a_service_may_lose_its_machines_and_get_some_again(tmp_path: Path) -> None:
+    async with (
+        FakeBackend() as static,
+        running(tmp_path, config(backends=[static.address])) as (balancer, host),
+    ):
+        await until(lambda: ready(balancer) == 1)
+        found = await balancer.reload(config(vm=None, backends=[static.address]))
+        assert found.made == ("service.web: it has no VMs any more, those there are retire",)
+        await until(lambda: balancer.controllers == {})
+        assert host.ours() == []
+        assert balancer.scale("web").desired == 0
+        await balancer.reload(config(backends=[static.address]))
+        await until(lambda: ready(balancer) == 1)
+
+
+async def test_a_new_shape_is_for_new_machines(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, host):
+        await until(lambda: ready(balancer) == 1)
+        (first,) = host.apps
+        vm = {"memory_mib": 512, "cpu_limit": 0.5}
+        found = await balancer.reload(config(vm=vm, scale={"min": 2}))
+        assert "service.web.vm.memory_mib: 384 → 512, for new VMs" in found.made
+        await until(lambda: ready(balancer) == 2)
+        (second,) = set(host.apps) - {first}
+        assert host.specs[first].memory_mib == 384
+        assert host.specs[second].memory_mib == 512
+        assert host.specs[second].identity.cpu_limit == 0.5
+
+
+async def test_machines_of_a_service_that_nobody_configured_are_shown_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_image(tmp_path)
+    with Installation(tmp_path) as installation:
+        host = Machines(installation.instance)
+    async with running(tmp_path, config_of("web", "api"), machines=host) as (balancer, _):
+        await until(lambda: balancer.is_ready()[0])
+    (stray,) = [domain.name for domain in host.ours("api")]
+    with caplog.at_level(logging.INFO):
+        async with running(tmp_path, config_of("web"), machines=host) as (balancer, _):
+            await until(lambda: ("vm.stray", "unknown_service") in events(balancer))
+            await until(lambda: balancer.is_ready()[0])
+            assert f"{stray} on local belongs to service api" in caplog.text
+            rows = {row.name: row for row in await balancer.vms()}
+            assert (rows[stray].state, rows[stray].service) == ("stray", "api")
+            assert balancer.scale("web").ready == 1
+            assert set(balancer.pool()) == {"web"}
+            # named again, it serves again
+            await balancer.reload(config_of("web", "api"))
+            await until(lambda: balancer.is_ready()[0])
+            assert (await get(balancer, "/api"))[1] == stray
+            assert [row.state for row in await balancer.vms()] == ["ready", "ready"]
+    # also where the configuration has no VMs at all any more
+    async with (
+        FakeBackend() as static,
+        running(tmp_path, config(vm=None, backends=[static.address]), machines=host) as (other, _),
+    ):
+        await until(lambda: len([e for e in events(other) if e[0] == "vm.stray"]) == 2)
+    await host.power_cut()
+
+
+async def test_retiring_ends_those_that_nobody_configured_too(tmp_path: Path) -> None:
+    make_image(tmp_path)
+    with Installation(tmp_path) as installation:
+        host = Machines(installation.instance)
+    async with running(tmp_path, config_of("web", "api"), machines=host) as (balancer, _):
+        await until(lambda: balancer.is_ready()[0])
+    with Installation(tmp_path) as installation:
+        balancer = Balancer(config_of("web"), installation, {"local": host})
+        await balancer.start()
+        await balancer.stop(retire_vms=True)
+    assert host.ours("web") == host.ours("api") == []
+    await host.power_cut()
 
 
 async def test_calls_that_fail_after_the_end_are_no_tracebacks(

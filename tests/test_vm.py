@@ -75,14 +75,16 @@ def test_what_its_status_says() -> None:
 
 
 def test_a_replica_that_starts_is_not_sick() -> None:
-    def backend(lifecycle: str, healthy: bool) -> BackendLoad:
-        return BackendLoad("web-1", lifecycle, healthy, 0)
+    def backend(lifecycle: str, healthy: bool, ejected: bool = False) -> BackendLoad:
+        return BackendLoad("web-1", lifecycle, healthy, 0, ejected=ejected)
 
     assert is_sick(backend("ready", False))
     assert is_sick(None), "the pool lost it"
     assert is_sick(backend("starting", False)), "an operator took it back: it has to pass again"
     assert not is_sick(backend("ready", True))
     assert not is_sick(backend("draining", False))
+    assert not is_sick(backend("ready", True, ejected=True)), "it is up, and comes back by itself"
+    assert is_sick(backend("ready", False, ejected=True))
 
 
 def test_every_failure_has_its_words() -> None:

@@ -24,9 +24,12 @@ from lb.admin.control import Control, UnknownNameError
 from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
 from lb.admin.stream import HEARTBEAT_S, EventStreams
+from lb.config import ConfigError
+from lb.errors import LbError
 
 BODY_BYTES: Final = 64 * 1024
 BODY_S: Final = 10.0
+CONFIG_BYTES: Final = 1024 * 1024
 MAX_EVENTS: Final = 1000
 """On one page of `/events`."""
 
@@ -113,6 +116,7 @@ class AdminServer:
                 web.get(f"{api}/hosts", self._all_hosts),
                 web.get(f"{api}/scale", self._scales),
                 web.get(f"{api}/scale/{{service}}", self._scale),
+                web.post(f"{api}/config", self._config),
                 web.get(f"{api}/events", self._events),
                 web.get(f"{api}/events/stream", self._stream),
                 web.get(f"{api}/prometheus/targets", self._targets),
@@ -207,6 +211,28 @@ class AdminServer:
     async def _scale(self, request: web.Request) -> web.Response:
         return _json(asdict(self._control.scale(request.match_info["service"])))
 
+    # ── the configuration ────────────────────────────────────────────────────────────────────
+
+    async def _config(self, request: web.Request) -> web.Response:
+        """Its text in the body; an empty body means the file that the process was started with."""
+        try:
+            text = (await _read(request.clone(client_max_size=CONFIG_BYTES))).decode()
+        except UnicodeDecodeError:
+            raise ProblemError(400, "the body is not UTF-8") from None
+        dry_run = _flag(request, "dry_run")
+        folder = request.query.get("folder")
+        if folder is not None and not folder.startswith("/"):
+            raise ProblemError(400, "folder must be an absolute path")
+        try:
+            found = await self._control.apply_config(
+                text or None, None if folder is None else Path(folder), dry_run=dry_run
+            )
+        except ConfigError as error:
+            raise ProblemError(422, str(error)) from error
+        except LbError as error:
+            raise ProblemError(409, str(error)) from error
+        return _json({"dry_run": dry_run, "changes": found.made, "needs_restart": found.waiting})
+
     # ── the journal ──────────────────────────────────────────────────────────────────────────
 
     async def _events(self, request: web.Request) -> web.Response:
@@ -280,14 +306,26 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
-async def _body(request: web.Request) -> Any:
+async def _read(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(BODY_S):
-            return json.loads(await request.read())
+            return await request.read()
     except TimeoutError:
         raise ProblemError(408, f"the body did not arrive within {BODY_S:g} s") from None
+
+
+async def _body(request: web.Request) -> Any:
+    try:
+        return json.loads(await _read(request))
     except (ValueError, RecursionError):
         raise ProblemError(400, "the body is not JSON") from None
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise ProblemError(400, f"{name} must be true or false")
+    return text == "true"
 
 
 def _number(

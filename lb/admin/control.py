@@ -7,9 +7,11 @@ implements them, tests pass a fake. A row's field names are the JSON's keys: the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from lb.backend import BackendView
+from lb.config_changes import Changes
 from lb.errors import LbError
 from lb.journal import Journal
 
@@ -29,7 +31,8 @@ class VmRow:
     name: str
     service: str
     state: str
-    """As the fleet sees it: defined, booting, ready, standby, draining, gone or failed."""
+    """As the fleet sees it: defined, booting, ready, standby, draining, gone or failed; or stray,
+    where no service of the configuration owns it."""
     libvirt_state: str
     """As libvirt sees it: running, paused, shutoff, …"""
     host: str
@@ -110,6 +113,15 @@ class Control(Protocol):
     async def hosts(self) -> list[HostRow]: ...
 
     def scale(self, service: str) -> ScaleRow: ...
+
+    async def apply_config(
+        self, text: str | None, folder: Path | None, *, dry_run: bool
+    ) -> Changes:
+        """Put the configuration `text` in force, or the file that the process was started with;
+        with `dry_run` only look whether it could be. Relative paths in it are below `folder`, else
+        below the folder of that file. Raises ConfigError for a configuration that cannot be used,
+        an LbError where it cannot be put in force now; and then nothing has changed."""
+        ...
 
     def metrics(self) -> tuple[bytes, str]:
         """The exposition and its content type."""

@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from lb.commands.base import Settings, config_option, json_option, pass_settings
+from lb.commands.base import (
+    Settings,
+    WrongUsageError,
+    config_option,
+    json_option,
+    pass_settings,
+)
 
 
 @click.group()
@@ -37,6 +43,43 @@ def show(settings: Settings, config_path: Path | None, as_json: bool) -> None:
 
 
 @config.command()
+@click.option(
+    "-c",
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The configuration; without it the file that `lbctl up` was started with.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@json_option
+@pass_settings
+def apply(settings: Settings, config_path: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Put a configuration in force in the running `lbctl up`, without losing a connection.
+
+    One that cannot be used changes nothing: exit 2, and what is wrong with it.
+    """
+    from lb.client import ConfigRefusedError
+
+    text = folder = None
+    if config_path is not None:
+        settings.config(config_path)
+        text = config_path.read_text(encoding="utf-8")
+        folder = str(config_path.absolute().parent)
+    try:
+        answer = settings.client().apply_config(text, folder, dry_run=dry_run)
+    except ConfigRefusedError as error:
+        where = f"{config_path}: " if config_path is not None else ""
+        raise WrongUsageError(f"{where}{error}") from error
+    if as_json:
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    for sentence in (*answer["changes"], *answer["needs_restart"]):
+        click.echo(sentence)
+    click.echo("it could be applied; nothing was changed" if dry_run else "applied")
+
+
+@config.command()
 def schema() -> None:
     """The JSON Schema of the configuration."""
     from lb.config import Config
@@ -46,22 +89,25 @@ def schema() -> None:
 
 def to_toml(values: dict[str, Any]) -> str:
     """Nested tables as TOML text: what the standard library reads and cannot write."""
-    return "\n".join(_table((), values)).lstrip("\n") + "\n"
+    return "\n".join(_table((), values, "")).lstrip("\n") + "\n"
 
 
-def _table(path: tuple[str, ...], values: dict[str, Any]) -> list[str]:
-    """Plain keys first: in TOML whatever follows a table's header belongs to that table."""
+def _table(path: tuple[str, ...], values: dict[str, Any], header: str) -> list[str]:
+    """Plain keys first: in TOML whatever follows a table's header belongs to that table. None, for
+    which TOML has no word, is left out."""
+    values = {key: value for key, value in values.items() if value is not None}
     lines = [f"{_key(k)} = {_value(v)}" for k, v in values.items() if not _is_nested(v)]
-    if lines and path:
-        lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
+    # A table whose keys are all tables is there by them; an empty one needs its header.
+    if header and (lines or not values or header.startswith("[[")):
+        lines = ["", header, *lines]
     for key, value in values.items():
         inner = (*path, key)
+        name = ".".join(map(_key, inner))
         if isinstance(value, dict):
-            lines += _table(inner, value)
+            lines += _table(inner, value, f"[{name}]")
         elif _is_nested(value):
             for item in value:
-                lines += ["", f"[[{'.'.join(map(_key, inner))}]]"]
-                lines += [f"{_key(k)} = {_value(v)}" for k, v in item.items()]
+                lines += _table(inner, item, f"[[{name}]]")
     return lines
 
 
@@ -77,5 +123,6 @@ def _key(key: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    # JSON's strings, numbers and booleans are TOML's too, once DEL is escaped.
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    # JSON's strings, numbers and booleans are TOML's too, once DEL is escaped; but not its pairs of
+    # escapes for what lies beyond U+FFFF.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

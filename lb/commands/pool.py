@@ -22,6 +22,8 @@ WATCH_S: Final = 1.0
 
 def _health(row: render.Row) -> str:
     word = "healthy" if row["healthy"] else "unhealthy"
+    if row.get("ejected"):
+        word += ", ejected"
     return f"{word} ({row['probe']})" if row.get("probe") else word
 
 

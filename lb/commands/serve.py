@@ -21,6 +21,7 @@ from lb.commands.base import (
     FINE,
     FailedError,
     Settings,
+    WrongUsageError,
     config_option,
     json_option,
     pass_settings,
@@ -42,12 +43,17 @@ def up(settings: Settings, config_path: Path | None, retire_vms: bool, log_level
 
     SIGTERM or Ctrl-C drains and leaves the VMs running, SIGHUP reads the configuration again.
     """
+    from lb.config import ConfigError
+
     config = settings.config(config_path)
     log_to_stderr("debug" if settings.debug else log_level)
     _keep_libvirts_log(settings.home)
-    run = libvirt_or_fail("lb.service").run
+    run = libvirt_or_fail("lb.process").run
     where = config_path.absolute() if config_path is not None else None
-    code: int = run(config, settings.home, retire_vms, where)
+    try:
+        code: int = run(config, settings.home, retire_vms, where)
+    except ConfigError as error:
+        raise WrongUsageError(str(error)) from error
     return code
 
 

@@ -1,0 +1,113 @@
+"""Accepts connections that begin with a PROXY header: reads exactly that, and hands them on.
+
+The header comes before TLS, so it has to be off the socket before a handshake can begin; asyncio's
+own server would begin at once. What the header says is `proxy_protocol`'s, who may send one
+`trust`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Container
+from typing import Final
+
+from lb import proxy_protocol
+from lb.client_connection import ClientConnection
+from lb.proxy_protocol import MalformedProxyHeader
+from lb.tasks import spawn
+
+log = logging.getLogger(__name__)
+
+# A v2 header may be 16 + 65535 bytes by its length field; what is looked at is bounded by this.
+PEEK_BYTES: Final = 4096
+# Between two looks at a header that is not complete: what was looked at stays readable, so the
+# socket cannot tell when there is more.
+PEEK_PAUSE_S: Final = 0.01
+
+Make = Callable[[], ClientConnection]
+
+
+class Acceptor:
+    """One listening socket. `close` stops it; connections already handed on stay."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        make: Make,
+        *,
+        trust: Callable[[], Container[str]],
+        timeout_s: Callable[[], float],
+        context: ssl.SSLContext | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._listening = listening
+        self._make = make
+        self._trust = trust
+        self._timeout_s = timeout_s
+        self._context = context
+        self._loop = loop
+        loop.add_reader(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connected, _ = self._listening.accept()
+            connected.setblocking(False)
+            spawn(self._introduce(connected), name="PROXY header")
+
+    async def _introduce(self, connected: socket.socket) -> None:
+        try:
+            peer = connected.getpeername()[0]
+            if peer not in self._trust():
+                log.warning("%s sends PROXY headers and is none of trusted_proxies", peer)
+                connected.close()
+                return
+            async with asyncio.timeout(self._timeout_s() or None):
+                parsed = await self._header(connected)
+            connection = self._make()
+            if not parsed.local and parsed.source is not None:
+                connection.introduced = parsed
+            await self._loop.connect_accepted_socket(
+                lambda: connection, connected, ssl=self._context
+            )
+        except (MalformedProxyHeader, TimeoutError, OSError, ssl.SSLError) as error:
+            log.debug("a connection without a PROXY header was closed: %s", error)
+            connected.close()
+        except BaseException:
+            connected.close()
+            raise
+
+    async def _header(self, connected: socket.socket) -> proxy_protocol.Parsed:
+        while True:
+            data = await self._peek(connected)
+            parsed = proxy_protocol.parse(data)
+            if parsed is not None:
+                connected.recv(parsed.consumed)
+                return parsed
+            if len(data) >= PEEK_BYTES:
+                raise MalformedProxyHeader("it is longer than any header")
+            await asyncio.sleep(PEEK_PAUSE_S)
+
+    async def _peek(self, connected: socket.socket) -> bytes:
+        readable = self._loop.create_future()
+        self._loop.add_reader(connected.fileno(), _resolve, readable)
+        try:
+            await readable
+        finally:
+            self._loop.remove_reader(connected.fileno())
+        data = connected.recv(PEEK_BYTES, socket.MSG_PEEK)
+        if not data:
+            raise MalformedProxyHeader("the connection ended before one")
+        return data
+
+
+def _resolve(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

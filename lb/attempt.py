@@ -1,0 +1,83 @@
+"""One attempt at a request: one lease, one exchange with one backend, ended exactly once.
+
+Ties a lease to what is done with it, so that no path, cancellation included, leaves either behind.
+Whether another attempt follows is `journey`'s to ask `retry`.
+"""
+
+from __future__ import annotations
+
+from lb.backend import Backend
+from lb.backend_exchange import BackendExchange, Interim
+from lb.config import TimeoutsConfig
+from lb.errors import RequestError, UpstreamError
+from lb.exchange import Onward
+from lb.pool import Lease
+from lb.request_body import RequestBody
+from lb.site import Site
+from lb.wire.head import AnswerHead
+
+
+class Attempt:
+    """Use as a context manager: leaving it releases the lease and settles the connection."""
+
+    __slots__ = ("_carried", "_sent_at", "_site", "exchange", "head", "lease")
+
+    exchange: BackendExchange
+    """Once sent."""
+    head: AnswerHead
+
+    def __init__(self, site: Site, lease: Lease) -> None:
+        self._site = site
+        self.lease = lease
+        self._sent_at = 0.0
+        self._carried = False
+        """There is an exchange to be ended."""
+
+    @property
+    def backend(self) -> Backend:
+        return self.lease.backend
+
+    async def send(
+        self,
+        onward: Onward,
+        body: RequestBody | None,
+        interim: Interim,
+        timeouts: TimeoutsConfig,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Send, and wait for the answer's head. Raises a RequestError; a backend's fault is counted
+        against it. `fresh`: on a new connection."""
+        self._sent_at = self._site.pool.clock()
+        try:
+            self.exchange, self.head = await self._site.upstream.send(
+                self.backend, onward, body, interim, timeouts, fresh=fresh
+            )
+        except RequestError as error:
+            self.failed(error)
+            raise
+        self._carried = True
+
+    def failed(self, error: RequestError) -> None:
+        self.lease.failed(error)
+        if isinstance(error, UpstreamError):
+            self._site.counters.upstream_error(error.reason)
+
+    def answered(self) -> float:
+        """The whole answer came. Returns how long that took, in seconds."""
+        now = self._site.pool.clock()
+        took_s = now - self._sent_at
+        self.lease.answered(took_s, now, self.head.status)
+        return took_s
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        if self._carried:
+            self._carried = False
+            self._site.upstream.finish(self.backend, self.exchange)
+        self.lease.release()

@@ -1,0 +1,166 @@
+"""Asks one backend once whether it is ready, on a connection of its own, and reads the answer as
+strictly as a request's would be read. When to ask, and what follows, is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from lb.address import split_address
+from lb.config_service import HealthConfig
+from lb.wire.chunked import ChunkReader
+from lb.wire.errors import WireError
+from lb.wire.framing import Ends, answer_framing
+from lb.wire.head import END, AnswerHead, answer_head, hopeless
+
+TIMEOUT: Final = "timeout"
+
+_HEAD_BYTES: Final = 65536
+_FIELDS: Final = 1000
+_BODY_BYTES: Final = 65536
+_MOST_INTERIM: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a service's backends are spoken to, beside what `HealthConfig` says."""
+
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+    """Asked for and verified instead of the host of the address."""
+    greeting: bytes = b""
+    """Sent first on every connection, before TLS too: a PROXY header where backends expect one."""
+
+
+class _Refusal(Exception):
+    """The answer is no; the word says in which way."""
+
+
+async def probe(address: str, health: HealthConfig, manner: Manner) -> tuple[bool, str]:
+    """Is the backend at `address` ready? And what it said: a status, or one of `refused`,
+    `unreachable`, `tls`, `reset`, `bad answer`, `wrong body`, `timeout`."""
+    try:
+        async with asyncio.timeout(health.timeout):
+            return await _ask(address, health, manner)
+    except TimeoutError:
+        return False, TIMEOUT
+    except _Refusal as refusal:
+        return False, str(refusal)
+
+
+async def _ask(address: str, health: HealthConfig, manner: Manner) -> tuple[bool, str]:
+    async with _connection(address, manner) as (reader, writer):
+        try:
+            writer.write(
+                f"GET {health.path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lbctl-probe\r\n"
+                "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+            )
+            head, rest = await _head(reader)
+            if head.status not in good_statuses(health.status):
+                return False, str(head.status)
+            # Without a text to look for, the head is the answer; a body may be a page, or endless.
+            if health.body and not await _contains(reader, head, rest, health.body.encode()):
+                return False, "wrong body"
+            return True, str(head.status)
+        except WireError:
+            raise _Refusal("bad answer") from None
+        except OSError:
+            raise _Refusal("reset") from None
+
+
+@contextlib.asynccontextmanager
+async def _connection(
+    address: str, manner: Manner
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    host, port = split_address(address)
+    try:
+        reader, writer = await asyncio.open_connection(host, port, limit=_HEAD_BYTES)
+    except ConnectionRefusedError:
+        raise _Refusal("refused") from None
+    except (OSError, UnicodeError):  # the latter: no resolver could ask for such a name
+        raise _Refusal("unreachable") from None
+    try:
+        writer.write(manner.greeting)
+        if manner.tls is not None:
+            await _start_tls(writer, manner.tls, manner.server_name or host)
+        yield reader, writer
+    finally:
+        # Says goodbye where TLS wants one, and waits for no answer to it.
+        writer.close()
+        writer.transport.abort()
+
+
+async def _start_tls(writer: asyncio.StreamWriter, tls: ssl.SSLContext, name: str) -> None:
+    try:
+        await writer.start_tls(tls, server_hostname=name)
+    except ssl.SSLError:
+        raise _Refusal("tls") from None
+    except OSError:
+        raise _Refusal("reset") from None
+
+
+async def _head(reader: asyncio.StreamReader) -> tuple[AnswerHead, bytes]:
+    """The final answer's head, and what came behind it. Raises WireError, ConnectionError."""
+    data = b""
+    for _ in range(_MOST_INTERIM):
+        while (end := data.find(END)) < 0:
+            if len(data) > _HEAD_BYTES or hopeless(data):
+                raise WireError("this is no head")
+            data += await _more(reader)
+        head = answer_head(data[: end + 4], most_fields=_FIELDS)
+        data = data[end + 4 :]
+        if head.status >= 200:
+            return head, data
+    raise WireError("interim answers without end")
+
+
+async def _contains(
+    reader: asyncio.StreamReader, head: AnswerHead, data: bytes, text: bytes
+) -> bool:
+    """Does the beginning of the body hold the text? Raises WireError, ConnectionError."""
+    framing = answer_framing(head, "GET")
+    chunks = ChunkReader(
+        extension_bytes=1024, trailer_bytes=_HEAD_BYTES, most_fields=_FIELDS
+    )  # fmt: skip
+    body = b""
+    while True:
+        body += b"".join(chunks.feed(data)) if framing is Ends.CHUNKED else data
+        if isinstance(framing, int):
+            body = body[:framing]
+        if text in body[:_BODY_BYTES]:
+            return True
+        if len(body) >= _BODY_BYTES or chunks.done or len(body) == framing:
+            return False
+        try:
+            data = await _more(reader)
+        except EOFError:
+            if framing is Ends.CLOSE:
+                return False
+            raise
+
+
+class _Ended(ConnectionError, EOFError):
+    """The connection ended where more was to come."""
+
+
+async def _more(reader: asyncio.StreamReader) -> bytes:
+    data = await reader.read(65536)
+    if not data:
+        raise _Ended
+    return data
+
+
+@lru_cache(maxsize=64)
+def good_statuses(ranges: str) -> frozenset[int]:
+    """`200-299, 401` → every status in it."""
+    found: set[int] = set()
+    for part in ranges.split(","):
+        low, _, high = part.strip().partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    return frozenset(found)

@@ -1,0 +1,63 @@
+"""`lbctl up` as a process: its signals, its limit of open files, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from lb.config import Config, ConfigError
+from lb.errors import LbError
+from lb.installation import Installation
+from lb.service import Balancer
+from lb.tasks import spawn
+
+log = logging.getLogger(__name__)
+
+FILES: Final = 65536
+"""Open files we ask for, as far as the hard limit allows."""
+
+
+def run(config: Config, home: Path, retire_vms: bool, config_path: Path | None) -> int:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError or LbError where it cannot start."""
+    _raise_file_limit()
+    with Installation(home) as installation:
+        return uvloop.run(_serve(config, installation, retire_vms, config_path))
+
+
+def _raise_file_limit() -> None:
+    """Each request is a client's connection and a backend's: the usual 1024 files are soon gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _serve(
+    config: Config, installation: Installation, retire_vms: bool, config_path: Path | None
+) -> int:
+    balancer = Balancer(config, installation, config_path=config_path)
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, balancer)
+    await balancer.start()
+    log.info("serving at %s", ", ".join(balancer.urls))
+    await ending.wait()
+    log.info("stopping%s", ", and retiring the VMs" if retire_vms else "; the VMs stay")
+    await balancer.stop(retire_vms=retire_vms)
+    return 0
+
+
+def _reload(balancer: Balancer) -> None:
+    async def apply() -> None:
+        with contextlib.suppress(ConfigError, LbError):  # the log says why
+            await balancer.apply_config()
+
+    spawn(apply(), name="reload")

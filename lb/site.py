@@ -1,0 +1,114 @@
+"""One service as requests meet it: its pool, its queue, its connections, and what it has learned.
+
+Holds the parts together and hands each its settings, at the start and when the configuration is
+read again. Carries no request (`proxy` does) and knows nothing of VMs (`scaler` does).
+"""
+
+from __future__ import annotations
+
+from lb import proxy_protocol
+from lb.adaptive import AdaptiveLimit
+from lb.backend import Backend
+from lb.breaker import Breaker
+from lb.budget import RetryBudget
+from lb.config import ProxyConfig, ServiceConfig
+from lb.cookies import cookie_values
+from lb.error_pages import ErrorPages
+from lb.headers import Fields, value_of
+from lb.metrics import RequestMetrics
+from lb.pool import Pool
+from lb.probe import Manner
+from lb.sticky import Sticky
+from lb.tls import client_context
+from lb.upstream import Upstream
+from lb.waiting import WaitingLine
+
+
+class Site:
+    """`pool` is configured already. `secret` signs the cookies of sticky sessions. Raises TlsError
+    where a file that the configuration names cannot be used."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ServiceConfig,
+        proxy: ProxyConfig,
+        pool: Pool,
+        counters: RequestMetrics,
+        *,
+        secret: bytes = b"",
+        pages: ErrorPages | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.pool = pool
+        self.counters = counters
+        self.pages = pages or ErrorPages()
+        self.line = line = WaitingLine(pool, config.queue)
+        counters.waiting = lambda: len(line)
+        self.budget = RetryBudget(config.retry)
+        self.breaker = Breaker(config.breaker)
+        self.adaptive = AdaptiveLimit(config.adaptive)
+        self.upstream = Upstream(proxy.timeouts, proxy.limits, config)
+        self._secret = secret
+        self._derive()
+        self._unsubscribe = pool.subscribe(lambda change: self.upstream.settle())
+
+    def close(self) -> None:
+        """Close what is kept between requests; none runs any more. Idempotent."""
+        self._unsubscribe()
+        self._unsubscribe = lambda: None
+        self.upstream.close()
+
+    def configure(self, config: ServiceConfig, proxy: ProxyConfig, pages: ErrorPages) -> None:
+        """Go on with these settings. What was learned stays: of the backends that stay, of how
+        often requests fail, of how many can be carried. Raises TlsError, and then nothing has
+        changed."""
+        self.upstream.configure(proxy.timeouts, proxy.limits, config)
+        self.config = config
+        self.pages = pages
+        self.line.config = config.queue
+        self.budget.config = config.retry
+        self.breaker.config = config.breaker
+        self.adaptive.config = config.adaptive
+        self._derive()
+        # last, because it serves those who wait: by the new rules
+        self.pool.configure(config)
+
+    def _derive(self) -> None:
+        config, adaptive = self.config, self.adaptive
+        self.sticky = Sticky(self._secret, config.sticky) if config.sticky is not None else None
+        self.line.limit = (lambda: adaptive.limit) if config.adaptive.enabled else None
+
+    # ── what a request hangs on ──────────────────────────────────────────────────────────────
+
+    def key_of(self, fields: Fields, client: bytes) -> bytes | None:
+        """What `consistent_hash` hangs a request on; None where the policy asks for nothing."""
+        if self.config.policy != "consistent_hash":
+            return None
+        by, name = self.config.hash.by, self.config.hash.name.encode()
+        found = None
+        if by == "header":
+            found = value_of(fields, name.lower())
+        elif by == "cookie":
+            found = next(cookie_values(fields, name), None)
+        return client if found is None else found
+
+    def preferred(self, fields: Fields) -> str | None:
+        """The backend that a sticky client comes back to."""
+        return self.sticky.backend(fields) if self.sticky is not None else None
+
+    def cookie(self, backend: Backend, fields: Fields, scheme: bytes) -> bytes | None:
+        """The Set-Cookie value that brings the client back to `backend`; None where it has it."""
+        if self.sticky is None or self.sticky.backend(fields) == backend.name:
+            return None
+        return self.sticky.cookie(backend.name, https=scheme == b"https")
+
+
+def manner_of(config: ServiceConfig) -> Manner:
+    """How a service's backends are asked for their health: over the same TLS as requests, and with
+    the header that they expect. Raises TlsError."""
+    greeting = b""
+    if config.send_proxy_protocol != "off":
+        greeting = proxy_protocol.encode(1 if config.send_proxy_protocol == "v1" else 2, None, None)
+    return Manner(client_context(config.tls), config.tls.server_name, greeting)

@@ -1,0 +1,60 @@
+"""Sockets below asyncio: binding listening ones, and resetting a connection.
+
+Listening ones are bound here so that one can be handed from one server to another. Knows addresses
+and sockets only; what is spoken on them is `listener`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Final
+
+from lb.address import cannot_listen, split_address
+
+BACKLOG: Final = 1024
+
+# SO_LINGER on, for no time: closing discards what is unsent, and resets.
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+def bind(address: str) -> list[socket.socket]:
+    """A listening socket for each address the name stands for. Raises ListenError, and then leaves
+    none behind."""
+    host, port = split_address(address)
+    bound: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            bound.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # beside a listener for IPv4, not instead of one
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setblocking(False)
+            one.bind(where)
+            one.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        close(bound)
+        raise cannot_listen(address, error, "proxy.listen") from error
+    return bound
+
+
+def close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def name_of(one: socket.socket) -> str:
+    """`host:port` as bound: the configured port may be 0."""
+    host, port = one.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reset(transport: asyncio.WriteTransport) -> None:
+    """End a connection so that its peer cannot take it for a clean end."""
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()

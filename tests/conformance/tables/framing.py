@@ -1,0 +1,231 @@
+"""Cases of where a request's body ends: Content-Length, Transfer-Encoding, and never both.
+
+Whoever makes two readers disagree here has smuggled a request; so what is odd is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.conformance.case import (
+    Arrival,
+    Case,
+    Reply,
+    Text,
+    get,
+    head,
+    passed,
+    post,
+    raw,
+    refused,
+    request,
+)
+
+FIVE: Final = b"hello"
+CHUNKS: Final = b"5\r\nhello\r\n0\r\n\r\n"
+HELLO: Final = Arrival("POST", body=FIVE)
+
+_BODIES = (
+    passed("body: Content-Length", "9112 §6.2", post("Content-Length: 5", body=FIVE),
+           backend=(Arrival("POST", body=FIVE, framing="length", has={"Content-Length": "5"}),)),
+    passed("body: Content-Length: 0", "9112 §6.2", post("Content-Length: 0"),
+           backend=(Arrival("POST"),)),
+    passed("body: none said, none there", "9112 §6.3", post(), backend=(Arrival("POST"),)),
+    passed("body: chunked", "9112 §7.1", post("Transfer-Encoding: chunked", body=CHUNKS),
+           backend=(HELLO,)),
+    passed("body: chunked and empty", "9112 §7.1",
+           post("Transfer-Encoding: chunked", body=b"0\r\n\r\n"), backend=(Arrival("POST"),)),
+    passed("body: GET may have one", "9110 §9.3.1",
+           get("Content-Length: 5") + FIVE, backend=(Arrival(body=FIVE),)),
+    passed("body: GET may have a chunked one", "9110 §9.3.1",
+           get("Transfer-Encoding: chunked") + CHUNKS, backend=(Arrival(body=FIVE),)),
+    passed("body: DELETE may have one", "9110 §9.3.5",
+           request("DELETE", "Content-Length: 5", body=FIVE),
+           backend=(Arrival("DELETE", body=FIVE),)),
+    passed("body: it is no request, whatever it looks like", "9112 §6.3",
+           post("Content-Length: 36", body=get(target="/x")[:36]),
+           backend=(Arrival("POST", body=get(target="/x")[:36]),)),
+    passed("body: every byte there is", "9110 §6.4",
+           post("Content-Length: 256", body=bytes(range(256))),
+           backend=(Arrival("POST", body=bytes(range(256))),)),
+    passed("body: Content-Encoding is the application's", "9110 §8.4",
+           post("Content-Encoding: gzip", "Content-Length: 4", body=b"\x1f\x8bxx"),
+           backend=(Arrival("POST", body=b"\x1f\x8bxx",
+                            has={"Content-Encoding": "gzip", "Content-Length": "4"}),)),
+    passed("body: leading zeros are digits", "9110 §8.6", post("Content-Length: 005", body=FIVE),
+           backend=(HELLO,)),
+    passed("body: the field's name in another case", "9110 §5.1",
+           post("cOnTeNt-LeNgTh: 5", body=FIVE), backend=(HELLO,)),
+    passed("body: Transfer-Encoding's name in another case", "9110 §5.1",
+           post("tRANSFER-eNCODING: chunked", body=CHUNKS), backend=(HELLO,)),
+    passed("body: Transfer-Encoding without a space", "9112 §5.1",
+           post("Transfer-Encoding:chunked", body=CHUNKS), backend=(HELLO,)),
+    passed("body: 200,000 bytes by length", "9112 §6.2",
+           post("Content-Length: 200000", body=b"x" * 200_000),
+           backend=(Arrival("POST", body=b"x" * 200_000),)),
+    passed("body: 200,000 bytes in one chunk", "9112 §7.1",
+           post("Transfer-Encoding: chunked", body=b"30D40\r\n" + b"x" * 200_000 + b"\r\n0\r\n\r\n"),
+           backend=(Arrival("POST", body=b"x" * 200_000),)),
+    passed("body: arrives in pieces", "9112 §6.2",
+           post("Content-Length: 5"), b"he", b"ll", b"o", backend=(HELLO,)),
+)  # fmt: skip
+
+
+def _length(name: str, *values: Text, body: bytes = FIVE, **rest: str) -> Case:
+    lines = [b"Content-Length:" + raw(value) for value in values]
+    return refused(f"Content-Length: {name}", "9110 §8.6", post(*lines, body=body), **rest)
+
+
+_LENGTHS = (
+    _length("a plus sign", " +5"),
+    _length("negative", " -5"),
+    _length("negative zero", " -0"),
+    _length("hexadecimal", " 0x5"),
+    _length("hexadecimal digits", " a"),
+    _length("a fraction", " 5.0"),
+    _length("an exponent", " 5e0"),
+    _length("a space between digits", " 5 5"),
+    # OWS by RFC 9112 §5.1, and yet: who writes it there wants two readers to disagree.
+    _length("a space after it", " 5 "),
+    _length("a tab after it", " 5\t"),
+    _length("a tab before it", "\t5"),
+    _length("two spaces before it", "  5"),
+    _length("a semicolon", " 5;"),
+    _length("an underscore", " 5_0"),
+    _length("empty", ""),
+    _length("spaces alone", "  "),
+    _length("a word", " five"),
+    _length("quotes", ' "5"'),
+    _length("digits of another script", " \xd9\xa5"),
+    _length("a superscript digit", " \xb5"),
+    _length("NUL after it", " 5\x00"),
+    _length("a vertical tab before it", " \x0b5"),
+    _length("2 to the 63rd", " 9223372036854775808"),
+    _length("2 to the 64th and five", " 18446744073709551621"),
+    _length("thirty digits", " " + "9" * 30),
+    _length("a list of different ones", " 5, 6"),
+    _length("a list of two alike", " 5, 5"),
+    _length("a list without a space", " 5,5"),
+    _length("a list with an empty member", " 5,"),
+    _length("a list that begins empty", " ,5"),
+    _length("twice, different", " 5", " 6"),
+    _length("twice, different, the smaller last", " 6", " 5", body=b"hello!"),
+    # RFC 9110 §8.6 lets us choose between one of them and a refusal.
+    _length("twice, alike", " 5", " 5"),
+    _length("twice, one of them empty", " 5", ""),
+    _length("twice, one of them zero", " 0", " 5"),
+    _length("three times", " 5", " 5", " 5"),
+    refused("Content-Length: twice, in different case", "9110 §8.6",
+            post("Content-Length: 5", "content-length: 6", body=FIVE)),
+    refused("Content-Length: a space before the colon", "9112 §5.1",
+            post("Content-Length : 5", body=FIVE)),
+    refused("Content-Length: in a fold", "9112 §5.2", post("X: 1", " Content-Length: 5")),
+    refused("Content-Length: folded", "9112 §5.2", post("Content-Length:", " 5", body=FIVE)),
+    refused("Content-Length: bad in GET too", "9110 §8.6", get("Content-Length: -1")),
+    refused("Content-Length: bad in HEAD too", "9110 §8.6",
+            request("HEAD", "Content-Length: x"), to="HEAD"),
+    refused("Content-Length: bad in HTTP/1.0 too", "9110 §8.6",
+            head("POST / HTTP/1.0", "Content-Length: +5") + FIVE),
+)  # fmt: skip
+
+
+def _coding(name: str, *values: Text, **rest: str) -> Case:
+    lines = [b"Transfer-Encoding:" + raw(value) for value in values]
+    return refused(f"Transfer-Encoding: {name}", "9112 §6.1", post(*lines, body=CHUNKS), **rest)
+
+
+_CODINGS = (
+    _coding("identity", " identity"),
+    _coding("gzip", " gzip"),
+    _coding("gzip, then chunked", " gzip, chunked"),
+    _coding("chunked, then gzip", " chunked, gzip"),
+    _coding("chunked, then identity", " chunked, identity"),
+    _coding("identity, then chunked", " identity, chunked"),
+    _coding("chunked twice in a list", " chunked, chunked"),
+    _coding("chunked twice", " chunked", " chunked"),
+    _coding("chunked, then another field of it", " chunked", " identity"),
+    _coding("another field of it, then chunked", " identity", " chunked"),
+    _coding("a second one, empty", " chunked", ""),
+    _coding("a list that ends empty", " chunked,"),
+    _coding("a list that begins empty", " ,chunked"),
+    _coding("empty", ""),
+    _coding("spaces alone", "   "),
+    _coding("a parameter", " chunked;q=1"),
+    _coding("an empty parameter", " chunked;"),
+    _coding("a letter before it", " xchunked"),
+    _coding("a letter after it", " chunkedx"),
+    _coding("cut short", " chunke"),
+    _coding("a space within", " chun ked"),
+    _coding("two words", " chunked chunked"),
+    _coding("in quotes", ' "chunked"'),
+    _coding("in single quotes", " 'chunked'"),
+    _coding("upper case", " CHUNKED"),
+    _coding("mixed case", " Chunked"),
+    _coding("a space after it", " chunked "),
+    _coding("a tab after it", " chunked\t"),
+    _coding("a tab before it", "\tchunked"),
+    _coding("two spaces before it", "  chunked"),
+    _coding("a vertical tab before it", " \x0bchunked"),
+    _coding("a form feed after it", " chunked\x0c"),
+    _coding("NUL after it", " chunked\x00"),
+    _coding("a no-break space after it", " chunked\xa0"),
+    _coding("a dotless letter", " chun\xc4\xb1ked"),
+    refused("Transfer-Encoding: a space before the colon", "9112 §5.1",
+            post("Transfer-Encoding : chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: a tab before the colon", "9112 §5.1",
+            post("Transfer-Encoding\t: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: the value in a fold", "9112 §5.2",
+            post("Transfer-Encoding:", " chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: the field in a fold", "9112 §5.2",
+            post("X: 1", " Transfer-Encoding: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: behind a bare LF", "9112 §2.2",
+            post("X: 1\nTransfer-Encoding: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: behind a bare CR", "9112 §2.2",
+            post("X: 1\rTransfer-Encoding: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: NUL in the name", "9112 §5",
+            post("Transfer-Encoding\x00: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: a control character before the name", "9112 §5",
+            post("\x01Transfer-Encoding: chunked", body=CHUNKS)),
+    refused("Transfer-Encoding: in HTTP/1.0", "9112 §6.1",
+            head("POST / HTTP/1.0", "Host: a.example", "Transfer-Encoding: chunked") + CHUNKS),
+    refused("Transfer-Encoding: in HTTP/1.0 that wants to stay", "9112 §6.1",
+            head("POST / HTTP/1.0", "Host: a.example", "Connection: keep-alive",
+                 "Transfer-Encoding: chunked") + CHUNKS),
+)  # fmt: skip
+
+_SMUGGLED: Final = get(target="/secret")
+
+_BOTH = (
+    refused("both: Content-Length, then chunked", "9112 §6.1",
+            post("Content-Length: 5", "Transfer-Encoding: chunked", body=CHUNKS)),
+    refused("both: chunked, then Content-Length", "9112 §6.1",
+            post("Transfer-Encoding: chunked", "Content-Length: 5", body=CHUNKS)),
+    refused("both: Content-Length: 0 and chunked", "9112 §6.1",
+            post("Content-Length: 0", "Transfer-Encoding: chunked", body=CHUNKS)),
+    refused("both: CL.TE, a request after the last chunk", "9112 §11.2",
+            post(f"Content-Length: {5 + len(_SMUGGLED)}", "Transfer-Encoding: chunked",
+                 body=b"0\r\n\r\n" + _SMUGGLED)),
+    refused("both: TE.CL, a request within a chunk", "9112 §11.2",
+            post("Content-Length: 4", "Transfer-Encoding: chunked",
+                 body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(_SMUGGLED), _SMUGGLED))),
+    refused("both: TE.TE, one of them odd", "9112 §11.2",
+            post("Content-Length: 4", "Transfer-Encoding: chunked", "Transfer-Encoding: x",
+                 body=CHUNKS)),
+    refused("both: a coding we do not know, and Content-Length", "9112 §6.3",
+            post("Transfer-Encoding: x", "Content-Length: 5", body=FIVE)),
+    refused("both: in GET", "9112 §6.1",
+            get("Content-Length: 5", "Transfer-Encoding: chunked") + CHUNKS),
+    refused("both: Connection names one of them", "9110 §7.6.1",
+            post("Content-Length: 5", "Transfer-Encoding: chunked",
+                 "Connection: Content-Length", body=CHUNKS)),
+    refused("both: Connection names the other", "9110 §7.6.1",
+            post("Content-Length: 5", "Transfer-Encoding: chunked",
+                 "Connection: Transfer-Encoding", body=CHUNKS)),
+    refused("both: a good request before it is answered", "9112 §9.3.2",
+            get(target="/1") + post("Content-Length: 5", "Transfer-Encoding: chunked", body=CHUNKS),
+            after=(Reply(200, b"ok"),), backend=(Arrival(target="/1"),)),
+    refused("both: what follows is never read", "9112 §11.2",
+            post("Content-Length: 5", "Transfer-Encoding: chunked", body=CHUNKS) + _SMUGGLED),
+)  # fmt: skip
+
+CASES = (*_BODIES, *_LENGTHS, *_CODINGS, *_BOTH)

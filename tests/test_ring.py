@@ -1,0 +1,159 @@
+"""Consistent hashing: a key stays where it is unless it must move, and nobody gets too much."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lb.config_service import HashConfig
+from lb.ring import ConsistentHash, hash_key
+from lb.slate import Slate
+from tests.candidates import Candidate, fleet, slate
+
+RNG = random.Random(1)
+KEYS = [b"198.51.100.%d" % n for n in range(200)]
+
+members_by_weight = st.dictionaries(
+    st.text(min_size=1, max_size=8), st.integers(1, 4), min_size=2, max_size=12
+).map(lambda weights: [Candidate(name, weight) for name, weight in weights.items()])
+
+
+def owners(field: Slate[Candidate], policy: ConsistentHash | None = None) -> dict[bytes, Candidate]:
+    policy = policy or ConsistentHash()
+    return {key: policy.pick(field, RNG, 0.0, key) for key in KEYS}
+
+
+@given(members_by_weight, st.data())
+def test_one_that_leaves_gives_away_its_own_keys_only(
+    members: list[Candidate], data: st.DataObject
+) -> None:
+    gone = data.draw(st.sampled_from(members))
+    policy = ConsistentHash()
+    before = owners(slate(*members), policy)
+    after = owners(slate(*(m for m in members if m is not gone)), policy)
+    assert all(after[key] is owner for key, owner in before.items() if owner is not gone)
+    back = owners(slate(*members), policy)
+    assert back == before, "and gets them back"
+
+
+@given(members_by_weight)
+def test_one_that_comes_takes_keys_only_for_itself(members: list[Candidate]) -> None:
+    new = Candidate("newcomer!", 2)
+    before, after = owners(slate(*members)), owners(slate(*members, new))
+    assert all(after[key] in (owner, new) for key, owner in before.items())
+
+
+def test_one_that_comes_takes_its_share() -> None:
+    members = fleet(9)
+    policy = ConsistentHash()
+    keys = [b"%d" % n for n in range(4000)]
+    field, grown = slate(*members), slate(*members, Candidate("new"))
+    before = [policy.pick(field, RNG, 0.0, key) for key in keys]
+    moved = sum(
+        policy.pick(grown, RNG, 0.0, key) is not old for key, old in zip(keys, before, strict=True)
+    )
+    assert moved / len(keys) == pytest.approx(1 / 10, abs=0.03)
+
+
+def test_keys_are_spread_by_weight() -> None:
+    members = [Candidate(f"b{n}", 1 + n % 3) for n in range(12)]
+    field, policy = slate(*members), ConsistentHash()
+    counts = Counter(policy.pick(field, RNG, 0.0, b"%d" % n).name for n in range(12000))
+    for member in members:
+        fair = 12000 * member.weight / sum(m.weight for m in members)
+        assert counts[member.name] == pytest.approx(fair, rel=0.25)
+
+
+@given(members_by_weight)
+def test_the_order_of_joining_does_not_matter(members: list[Candidate]) -> None:
+    assert owners(slate(*members)) == owners(slate(*reversed(members)))
+
+
+def test_places_are_the_same_in_every_process() -> None:
+    """Else a restart would scatter every client. These are what the hash gave when it was made."""
+    field = slate(*fleet(4))
+    policy = ConsistentHash()
+    found = "".join(policy.pick(field, RNG, 0.0, key).name[7] for key in KEYS[:12])
+    assert found == "323323221302"
+
+
+@given(members_by_weight, st.floats(1.05, 3), st.integers(1, 80), st.integers(1, 4))
+def test_nobody_gets_more_than_so_many_times_its_share(
+    members: list[Candidate], load: float, requests: int, keys: int
+) -> None:
+    """Requests that never end, of few keys: the bound of Mirrokni, Thorup and Zadimoghaddam."""
+    policy = ConsistentHash(load)
+    total = sum(member.weight for member in members)
+    field = slate(*members)
+    for number in range(requests):
+        member = policy.pick(field, RNG, 0.0, b"%d" % (number % keys))
+        assert member.in_flight < ceil(load * (field.running + 1) * member.share / total)
+        member.in_flight += 1
+        field.running += 1
+
+
+def test_what_a_full_one_sends_on_goes_to_many() -> None:
+    members = fleet(20)
+    field = slate(*members)
+    policy = ConsistentHash()
+    keys = [b"%d" % n for n in range(3000)]
+    hot = members[0]
+    mine = [key for key in keys if policy.pick(field, RNG, 0.0, key) is hot]
+    field = Slate(members, {hot})
+    elsewhere = {policy.pick(field, RNG, 0.0, key).name for key in mine}
+    assert len(elsewhere) >= 15
+
+
+def test_where_all_nearest_are_full_the_least_busy_of_the_rest_is_taken() -> None:
+    members = fleet(200)
+    last = members[-1]
+    field = Slate(members, set(members[:-1]))
+    assert {ConsistentHash().pick(field, RNG, 0.0, key) for key in KEYS} == {last}
+
+
+def test_slow_start_lowers_the_bound_and_moves_no_key() -> None:
+    members = fleet(4)
+    policy = ConsistentHash()
+    before = owners(slate(*members), policy)
+    new = members[0]
+    new.share = 0.1
+    assert owners(slate(*members), policy) == before
+    for member in members:
+        member.in_flight = 3
+    mine = [key for key, owner in before.items() if owner is new]
+    picks = owners(slate(*members), policy)
+    assert all(picks[key] is not new for key in mine), "3 is more than 1.25 × 13 × 0.1 / 3.1"
+
+
+def test_a_request_without_a_key_goes_anywhere() -> None:
+    field = slate(*fleet(4))
+    rng = random.Random(2)
+    policy = ConsistentHash()
+    assert len({policy.pick(field, rng, 0.0).name for _ in range(60)}) == 4
+
+
+FIELDS = [
+    (b"Host", b"x"),
+    (b"X-User", b"ann"),
+    (b"x-user", b"ben"),
+    (b"Cookie", b"a=1; session=s3; session=s4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (HashConfig(), b"192.0.2.1"),
+        (HashConfig(by="header", name="x-user"), b"ann"),
+        (HashConfig(by="header", name="X-Other"), b"192.0.2.1"),
+        (HashConfig(by="cookie", name="session"), b"s3"),
+        (HashConfig(by="cookie", name="Session"), b"192.0.2.1"),
+    ],
+)
+def test_what_a_key_is_made_of(config: HashConfig, key: bytes) -> None:
+    assert hash_key(config, FIELDS, b"192.0.2.1") == key
