@@ -74,8 +74,12 @@ class Acceptor:
             connection = self._make()
             if not parsed.local and parsed.source is not None:
                 connection.introduced = parsed
+            handshake_s = (self._timeout_s() or None) if self._context is not None else None
             await self._loop.connect_accepted_socket(
-                lambda: connection, connected, ssl=self._context
+                lambda: connection,
+                connected,
+                ssl=self._context,
+                ssl_handshake_timeout=handshake_s,
             )
         except (MalformedProxyHeader, TimeoutError, OSError, ssl.SSLError) as error:
             log.debug("a connection without a PROXY header was closed: %s", error)

@@ -26,8 +26,8 @@ SHRINK_MOST: Final = 0.5
 
 GROW_USED: Final = 0.8
 SHRINK_USED: Final = 0.5
-"""The limit moves where at least this share of it was used. What nobody needs is not added: all of it
-would be let in at once when an overload begins. And a limit that limits nobody does not make
+"""The limit moves where at least this share of it was used. What nobody needs is not added: it
+would all be let in at once when an overload begins. And a limit that limits nobody does not make
 answers slow. Gradient2 has a half for both."""
 
 IDLE_SHARE: Final = 0.25
@@ -56,7 +56,7 @@ MEASURE_AT_MOST_LATENCIES: Final = 30.0
 """The longer of the two. Fifty requests at four at a time are 13 latencies, after two for the
 limit's worth of requests that had to leave first."""
 
-BURST_WAITS: Final = 3.0
+BURST_WAITS: Final = 2.0
 """A burst may wait for so many idle latencies, a line that never empties for one."""
 
 

@@ -141,6 +141,7 @@ class ProxyServer:
         Raises ListenError, TlsError or AccessLogError, and then nothing has changed.
         """
         tls = self._load_tls(config)
+        ready = tls.load(config.tls, _names(config)) if tls is not None else ()
         opened: dict[str, _Listener] = {}
         try:
             for listen in config.listen:
@@ -153,8 +154,6 @@ class ProxyServer:
                     opened[listen.address] = self._bind(
                         listen, config, [one.dup() for one in old.bound]
                     )
-            if self._tls is not None and tls is self._tls:
-                tls.reload(config.tls)
             # last of what can fail: it opens its file anew, also because that may be rotated
             self.proxy.access_log.configure(config.access_log)
         except BaseException:
@@ -162,6 +161,8 @@ class ProxyServer:
                 if open_ is not self._listeners.get(address):
                     open_.close()
             raise
+        if tls is not None:
+            tls.use(ready)
         before, self._listeners = self._listeners, opened
         self._tls = tls
         self._config = config
@@ -175,13 +176,12 @@ class ProxyServer:
         self._settle()
 
     def _load_tls(self, config: ProxyConfig) -> ServerTls | None:
-        """What encrypted listeners use; the present one where there is one, to be reloaded."""
+        """What encrypted listeners use; the present one where there is one."""
         if not any(config.speaks_tls(listen) for listen in config.listen):
             return None
         if self._tls is not None:
             return self._tls
-        names = [split_address(listen.address)[0] for listen in config.listen]
-        return ServerTls(config.tls, self._home, names)
+        return ServerTls(config.tls, self._home, _names(config))
 
     def _bind(
         self,
@@ -279,3 +279,8 @@ class ProxyServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(proxy.idle.wait(), _UNWIND_S)
         return cut
+
+
+def _names(config: ProxyConfig) -> list[str]:
+    """What clients may connect to."""
+    return [split_address(listen.address)[0] for listen in config.listen]

@@ -44,6 +44,7 @@ class RequestMetrics:
     """One service's counters. Written by the proxy as requests pass, read at scrape time."""
 
     __slots__ = (
+        "connections",
         "duration",
         "in_flight",
         "queue_wait",
@@ -60,6 +61,8 @@ class RequestMetrics:
         self.service = service
         self.in_flight = 0
         self.tunnels = 0
+        self.connections = 0
+        """Of clients, open. Like the next one, of the whole proxy: no service has its own."""
         self.turned_away = 0
         """Connections closed at once, because there were too many."""
         self.requests: dict[tuple[str, int], int] = {}
@@ -249,6 +252,17 @@ def collect_proxy(
     errors = CounterMetricFamily(
         "lb_upstream_errors_total", "Failures of backends, by kind", labels=("service", "reason")
     )
+    tunnels = GaugeMetricFamily(
+        "lb_tunnels", "WebSockets and other tunnels that are open", labels=("service",)
+    )
+    connections = GaugeMetricFamily("lb_client_connections", "Connections of clients", labels=())
+    connections.add_metric((), unrouted.connections)
+    refused = CounterMetricFamily(
+        "lb_client_connections_refused_total",
+        "Connections closed at once, because there were too many",
+        labels=(),
+    )
+    refused.add_metric((), unrouted.turned_away)
     ejections = CounterMetricFamily(
         "lb_backend_ejections_total",
         "Backends taken out for a while for what requests told, by why",
@@ -260,6 +274,7 @@ def collect_proxy(
         _add_latency(queue, (service,), counters.queue_wait)
         in_flight.add_metric((service,), counters.in_flight)
         queued.add_metric((service,), counters.waiting())
+        tunnels.add_metric((service,), counters.tunnels)
         for backend in pool:
             labels = (service, backend.name)
             up.add_metric(labels, 1 if backend.available else 0)
@@ -276,7 +291,7 @@ def collect_proxy(
         _add_requests(requests, duration, unrouted)
     yield from (
         requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
-        errors, ejections,
+        errors, ejections, tunnels, connections, refused,
     )  # fmt: skip
 
 

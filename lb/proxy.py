@@ -10,12 +10,14 @@ import asyncio
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from aiohttp import web
 
 from lb import exchange, headers, trace
+from lb.access_line import Entry
 from lb.access_log import AccessLog
 from lb.client_connection import ClientConnection
 from lb.config import ProxyConfig, TimeoutsConfig
@@ -114,6 +116,7 @@ class Proxy:
             self.counters.turned_away += 1
             return False
         self.connections.add(connection)
+        self.counters.connections += 1
         self._by_client[connection.peer] = mine + 1
         return True
 
@@ -121,6 +124,7 @@ class Proxy:
         if connection not in self.connections:
             return
         self.connections.remove(connection)
+        self.counters.connections -= 1
         mine = self._by_client[connection.peer] - 1
         if mine:
             self._by_client[connection.peer] = mine
@@ -145,6 +149,8 @@ class Proxy:
         head, body = exchange.refusal(error, identifier)
         back = exchange.back(None, head, stay=False, length=len(body), ours=True)
         self.counters.finished("", error.status, 0.0, self.clock())
+        if self.access_log.enabled:
+            self.access_log.write(_unread(connection, error, identifier))
         log.debug("request %s of %s: %s", identifier.decode(), connection.peer, error)
         transport = connection.transport
         if transport is not None and not transport.is_closing():
@@ -179,6 +185,26 @@ class Proxy:
     def https_place(self, asked: Asked) -> bytes:
         """The same place, by https."""
         return exchange.https_place(asked, self.https_port)
+
+
+def _unread(connection: ClientConnection, error: RequestError, identifier: bytes) -> Entry:
+    return Entry(
+        time=time.time(),
+        client=connection.peer,
+        client_port=connection.peer_port,
+        method="",
+        target=b"",
+        version=(1, 1),
+        status=error.status,
+        bytes_sent=0,
+        bytes_received=0,
+        duration_s=0.0,
+        error_reason=error.reason,
+        request_id=identifier,
+        tls_version=connection.tls_version,
+        tls_client=connection.tls_client,
+        connection_requests=connection.served + 1,
+    )
 
 
 @functools.lru_cache(maxsize=4096)

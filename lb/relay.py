@@ -51,8 +51,9 @@ async def relay(
         connection.write(back.head + (_last(body, sent) if chunked else body))
     else:
         connection.write(back.head)
+        at_once = gzip is not None and sent.length is None
         while piece := await sent.read():
-            data = piece if gzip is None else gzip.feed_now(piece)
+            data = piece if gzip is None else _squeezed(gzip, piece, at_once)
             if data:
                 connection.write(chunk(data) if chunked else data)
                 await connection.drain(silence_s)
@@ -60,6 +61,11 @@ async def relay(
         if end := _last(rest, sent) if chunked else rest:
             connection.write(end)
     await connection.drain(silence_s)
+
+
+def _squeezed(gzip: Gzip, piece: bytes, at_once: bool) -> bytes:
+    """Where the backend sends as things come about (`at_once`), nothing may be held back."""
+    return gzip.feed_now(piece) if at_once else gzip.feed(piece)
 
 
 def _last(rest: bytes, sent: BackendExchange) -> bytes:

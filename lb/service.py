@@ -79,6 +79,7 @@ class Balancer:
             home=self._home,
             counters=self._metrics.unrouted,
         )
+        self._metrics.access_log(lambda: self._server.proxy.access_log.dropped)
         self._guests = GuestView(self._guest_addresses)
         self._strays = Strays(self._hosts.by_name, lambda: self.controllers, self._note)
         self._looking: asyncio.Task[None] | None = None

@@ -106,9 +106,29 @@ class ServerTls:
     def reload(self, config: TlsConfig) -> None:
         """Read every file again. Handshakes from now on get what they hold; connections that stand
         are not touched. Raises TlsError, and then nothing has changed."""
-        certificates = tuple(self._load(config))
-        if not certificates:
+        self.use(self.load(config))
+
+    def load(
+        self, config: TlsConfig, names: Sequence[str] | None = None
+    ) -> tuple[Certificate, ...]:
+        """The first half of `reload`: reads, and changes nothing that is served. Raises TlsError.
+
+        `names` where clients connect to others than at the start."""
+        files = [(part.cert, part.key) for part in config.certificates]
+        if config.self_signed:
+            try:
+                cert, key = self_signed.ensure(
+                    self._home, self._names if names is None else names, now=self._now()
+                )
+            except OSError as error:
+                raise TlsError(f"cannot keep a self-signed certificate: {_why(error)}") from error
+            files = [(str(cert), str(key))]
+        if not files:
             raise TlsError("[proxy.tls] names no certificate: give it cert and key")
+        return tuple(_certificate(cert, key, config) for cert, key in files)
+
+    def use(self, certificates: tuple[Certificate, ...]) -> None:
+        """The second half of `reload`, which cannot fail: serve what was loaded."""
         first = certificates[0].context
         # With one there is nothing to choose. (Python reports a name that is not ASCII, which
         # anybody may send, on standard error where it has to ask us.)
@@ -118,16 +138,6 @@ class ServerTls:
         self._listening.current = first
         for certificate in certificates:
             self._say(certificate)
-
-    def _load(self, config: TlsConfig) -> list[Certificate]:
-        files = [(part.cert, part.key) for part in config.certificates]
-        if config.self_signed:
-            try:
-                cert, key = self_signed.ensure(self._home, self._names, now=self._now())
-            except OSError as error:
-                raise TlsError(f"cannot keep a self-signed certificate: {_why(error)}") from error
-            files = [(str(cert), str(key))]
-        return [_certificate(cert, key, config) for cert, key in files]
 
     def _say(self, certificate: Certificate) -> None:
         names = ", ".join(certificate.names) or "no host name"

@@ -57,8 +57,8 @@ class Upstream:
         self, timeouts: TimeoutsConfig, limits: LimitsConfig, service: ServiceConfig
     ) -> None:
         """Take over a new configuration. Raises TlsError, and then nothing has changed."""
-        if service.tls != self._service.tls:
-            self._tls = client_context(service.tls)
+        # anew each time: a renewed certificate keeps its path
+        self._tls = client_context(service.tls)
         changed = (service.tls, service.send_proxy_protocol) != (
             self._service.tls,
             self._service.send_proxy_protocol,

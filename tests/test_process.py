@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from lb.process import FILES
 
 PATIENCE_S = 30.0
 
@@ -131,6 +134,16 @@ def test_a_configuration_that_names_what_is_not_there_does_not_start(tmp_path: P
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert f"service.web.error_pages.default: cannot read {tmp_path}/none.txt" in ended.stderr
+
+
+def test_it_may_open_as_many_files_as_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_text(text(0, "lb.toml"))
+    with up(tmp_path, path) as process:
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        unlimited = resource.RLIM_INFINITY
+        assert soft in (unlimited, hard) or soft >= FILES
+        assert soft == unlimited or soft >= min(FILES, FILES if hard == unlimited else hard)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -346,6 +346,15 @@ def test_reload_adds_and_removes_names(tmp_path: Path, authority: Authority) -> 
     assert tls.context is context
 
 
+def test_what_is_loaded_is_served_once_it_is_used(tmp_path: Path, authority: Authority) -> None:
+    one, two = authority.issue("one", "one.org"), authority.issue("two", "two.org")
+    tls, client = served(tmp_path, one), trusting(authority)
+    loaded = tls.load(config(two))
+    assert subject(handshake(client, tls.context)[0]) == "one"
+    tls.use(loaded)
+    assert subject(handshake(client, tls.context)[0]) == "two"
+
+
 # ── files that cannot be served ──────────────────────────────────────────────────────────────────
 
 
@@ -490,6 +499,13 @@ async def test_curl_trusts_the_self_signed_certificate_it_is_shown(tmp_path: Pat
             ran = await curl(port, name, "--cacert", home / "tls" / "self-signed.pem")
             assert (ran.code, ran.out) == (0, "None")
         assert (await curl(port, "localhost")).code == 60, "nobody else vouches for it"
+
+
+def test_it_is_made_anew_for_further_names(tmp_path: Path) -> None:
+    config = TlsConfig(self_signed=True)
+    tls = ServerTls(config, tmp_path)
+    tls.use(tls.load(config, ["lb.example.org"]))
+    assert "lb.example.org" in tls.certificates[0].names
 
 
 def test_where_it_cannot_be_kept(tmp_path: Path) -> None:

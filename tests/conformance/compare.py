@@ -65,7 +65,9 @@ def _answers(case: Case, seen: Transcript) -> Verdict:
     """Of the last answer alone: ours to give, or the backend's?"""
     if not case.is_about_answers or not case.client:
         return Verdict.SAME
-    last = seen.answers[-1].status if seen.answers else 502
+    last = next((a.status for a in reversed(seen.answers) if not 100 < a.status < 200), 502)
+    if any(answer.status == 101 for answer in seen.answers):
+        last = 101
     if case.client[-1].status == 502:
         return Verdict.SAME if last >= 500 else Verdict.PASSES
     return Verdict.REJECTS if last in (502, 504) else Verdict.SAME

@@ -151,7 +151,6 @@ defaults
   timeout server 5s
   timeout http-request 5s
   timeout tunnel 5s
-  option abortonclose
   option forwardfor
   http-reuse never
   retries 0
