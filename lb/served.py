@@ -80,7 +80,7 @@ class Served:
                 scaler.retire()
         elif scaler is not None:
             scaler.configure(config.vm, config.scale)
-            pass
+            scaler.keep()
         else:
             self._scaler = self._make_scaler(self.pool, config.vm, config.scale)
             self._scaler.start(opening)

@@ -260,7 +260,11 @@ class Balancer:
                 await served.close()
             raise
         for name, part in config.service.items():
-            kept[name].configure(part, config.proxy, pages[name])
+            try:
+                kept[name].configure(part, config.proxy, pages[name])
+            except LbError as error:
+                # a file that was fine a moment ago; by now the rest is in force
+                log.error("service %s keeps its settings: %s", name, error)
         # what needs a restart stays as it was, and will be said again
         fixed: dict[str, object] = {"admin": self.config.admin}
         if self._hosts.opening is not None:
@@ -410,8 +414,8 @@ class Balancer:
         return self._metrics.render()
 
     def is_ready(self) -> tuple[bool, str]:
-        for name, served in self._services.items():
-            if not served.pool.available and not served.leaving:
+        for name in self.config.service:  # not those that leave, or get ready to come
+            if not self._services[name].pool.available:
                 return False, f"service {name} has no backend that serves"
         return True, "every service has a backend that serves"
 

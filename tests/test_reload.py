@@ -251,6 +251,31 @@ async def test_addresses_come_and_go(tmp_path: Path) -> None:
         assert (await get(balancer)).body == b"web"
 
 
+async def test_a_service_that_gets_ready_to_come_is_not_waited_for_by_probes(
+    tmp_path: Path,
+) -> None:
+    """/readyz is asked by whoever sends us traffic: for what is served it stays well."""
+    held = asyncio.Event()
+
+    async def sleepy(exchange: Exchange) -> None:
+        await held.wait()
+        await exchange.answer(b"api")
+
+    to_api = {"path": "/api", "service": "api"}
+    async with named("web") as (web,), FakeBackend(sleepy) as api:
+        first = config({"service": "web"}, web=[web.address])
+        async with running(tmp_path, first) as balancer:
+            await serving(balancer)
+            both = config({"service": "web"}, to_api, web=[web.address], api=[api.address])
+            reloading = asyncio.ensure_future(balancer.reload(both))
+            await until(lambda: "api" in balancer.pool())
+            assert balancer.is_ready()[0]
+            assert (await get(balancer, "/api")).body == b"web", "its routes are not there yet"
+            held.set()
+            await reloading
+            assert (await get(balancer, "/api")).body == b"api"
+
+
 async def test_settings_of_a_service_count_at_once(tmp_path: Path) -> None:
     (tmp_path / "busy.html").write_text("<p>busy")
     page = {"error_pages": {"503": str(tmp_path / "busy.html")}}
@@ -341,9 +366,13 @@ async def test_only_looking_changes_nothing(tmp_path: Path) -> None:
             f"service.web: backend {old.address} leaves",
         )
         assert [row.name for row in balancer.pool()["web"]] == [old.address]
-        wrong = config(web={"error_pages": {"503": "no.html"}})
-        with pytest.raises(ConfigError):
-            await balancer.reload(wrong, dry_run=True)
+        for wrong, complaint in (
+            (config(web={"error_pages": {"503": "no.html"}}), r"no\.html"),
+            (config(web={"tls": {"enabled": True, "ca": "no.pem"}}), r"no\.pem"),
+            (config(proxy={"tls": {"cert": "no.pem", "key": "no.key"}}, web=[]), r"no\.pem"),
+        ):
+            with pytest.raises((ConfigError, LbError), match=complaint):
+                await balancer.reload(wrong, dry_run=True)
         assert [kind for kind, _ in events(balancer) if kind.startswith("config")] == []
 
 

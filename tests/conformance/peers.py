@@ -143,7 +143,7 @@ def _haproxy(slots: Sequence[Slot], folder: Path) -> str:
 global
   maxconn 500
   tune.bufsize 131072
-  tune.http.maxhdr 128
+  tune.http.maxhdr 256
 defaults
   mode http
   timeout connect 2s
