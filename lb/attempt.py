@@ -6,10 +6,12 @@ Whether another attempt follows is `journey`'s to ask `retry`.
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from lb.backend import Backend
 from lb.backend_exchange import BackendExchange, Interim
 from lb.config import TimeoutsConfig
-from lb.errors import RequestError, UpstreamError
+from lb.errors import Fault, RequestError, UpstreamError
 from lb.exchange import Onward
 from lb.pool import Lease
 from lb.request_body import RequestBody
@@ -20,7 +22,7 @@ from lb.wire.head import AnswerHead
 class Attempt:
     """Use as a context manager: leaving it releases the lease and settles the connection."""
 
-    __slots__ = ("_carried", "_sent_at", "_site", "exchange", "head", "lease")
+    __slots__ = ("_carried", "_dropped", "_sent_at", "_site", "exchange", "head", "lease")
 
     exchange: BackendExchange
     """Once sent."""
@@ -32,6 +34,8 @@ class Attempt:
         self._sent_at = 0.0
         self._carried = False
         """There is an exchange to be ended."""
+        self._dropped: bool | None = None
+        """Did it end without an answer that tells how long answers take? None: it tells nothing."""
 
     @property
     def backend(self) -> Backend:
@@ -60,6 +64,8 @@ class Attempt:
 
     def failed(self, error: RequestError) -> None:
         self.lease.failed(error)
+        if error.fault is Fault.BACKEND:
+            self._dropped = True
         if isinstance(error, UpstreamError):
             self._site.counters.upstream_error(error.reason)
 
@@ -67,6 +73,7 @@ class Attempt:
         """The whole answer came. Returns how long that took, in seconds."""
         now = self._site.pool.clock()
         took_s = now - self._sent_at
+        self._dropped = self.head.status == HTTPStatus.SERVICE_UNAVAILABLE
         self.lease.answered(took_s, now, self.head.status)
         return took_s
 
@@ -80,4 +87,13 @@ class Attempt:
         if self._carried:
             self._carried = False
             self._site.upstream.finish(self.backend, self.exchange)
+        self._learn()
         self.lease.release()
+
+    def _learn(self) -> None:
+        """Tell the limit that finds itself how it went, before somebody else gets the place."""
+        dropped, self._dropped = self._dropped, None
+        site = self._site
+        if dropped is not None and site.config.adaptive.enabled:
+            now = site.pool.clock()
+            site.adaptive.finished(now - self._sent_at, site.pool.in_flight, dropped, now)

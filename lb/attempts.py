@@ -129,6 +129,7 @@ class Attempts:
             key=self._site.key_of(self._sending.fields, self._sending.client),
             prefer=self._site.preferred(self._sending.fields),
             exclude=exclude or (),
+            max_wait=self._site.max_wait,
         )
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────

@@ -159,8 +159,8 @@ class _Draw:
         own = sums[one] - before
         point = rng.random() * (sums[-1] - own)
         other = _index(sums, point if point < before else point + own)
-        if other == one:  # a rounding error's width beside its stretch
-            other = one + 1 if one + 1 < size else one - 1
+        if other == one:  # by a rounding error, which only the last one's stretch is open to
+            other -= 1
         return members[one], members[other]
 
 

@@ -203,8 +203,7 @@ class ClientConnection(web.RequestHandler):
             return not self._is_tls
         if self._phase is Phase.ANSWER:
             self.half_closed = True
-            self._probes = 0
-            self._deadline.after(self._next_probe_s())
+            self._probe_again()
             return not self._is_tls
         return None
 
@@ -320,16 +319,19 @@ class ClientConnection(web.RequestHandler):
     def _request_is_here(self, trailers: list[tuple[bytes, bytes]]) -> None:
         self._phase = Phase.ANSWER
         self.body.finish(trailers)
+        if self.half_closed:
+            self._probe_again()
 
     def _malformed(self, error: RequestError) -> None:
         """Where the next request would begin, nobody knows: this is the last that is read."""
         begun, self._input = self._input, b""
-        self._phase = Phase.DEAF
+        phase, self._phase = self._phase, Phase.DEAF
         if self._running:
             self.body.fail(error)
             return
         # an answer to HEAD has no body, however bad the rest of the request is
-        self._proxy.refuse_unread(self, error, bodiless=begun.startswith(b"HEAD "))
+        of_head = begun[:5] == b"HEAD " if phase is Phase.HEAD else self.head.method == "HEAD"
+        self._proxy.refuse_unread(self, error, bodiless=of_head)
         self._hang_up()
 
     # ── an exchange ends ─────────────────────────────────────────────────────────────────────
@@ -354,9 +356,8 @@ class ClientConnection(web.RequestHandler):
             self._scanned = 0
             self._deadline.after(self._proxy.config.timeouts.idle)
             self._advance()
-            if self.half_closed and self._phase is Phase.HEAD:
-                self._phase = Phase.DEAF
-                self.transport.close()
+            if self.half_closed and self._phase in (Phase.HEAD, Phase.BODY):
+                self.transport.close()  # whatever has begun will never be whole
             return
         if self._phase is Phase.TUNNEL:
             self._phase = Phase.DEAF
@@ -408,13 +409,14 @@ class ClientConnection(web.RequestHandler):
             return
         if not self.written:
             transport.write(_PROBE)
-        self._probes += 1
-        self._deadline.after(self._next_probe_s())
+        self._probe_again(self._probes + 1)
 
-    def _next_probe_s(self) -> float:
-        if self.head.version < (1, 1):
-            return self._proxy.config.timeouts.half_closed
-        return PROBES_S[min(self._probes, len(PROBES_S) - 1)]
+    def _probe_again(self, probes: int = 0) -> None:
+        """Arrange for the next probe, after so many of this request."""
+        self._probes = probes
+        next_s = PROBES_S[min(probes, len(PROBES_S) - 1)]
+        newer = self.head.version >= (1, 1)
+        self._deadline.after(next_s if newer else self._proxy.config.timeouts.half_closed)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 

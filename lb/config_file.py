@@ -1,7 +1,7 @@
-"""From the text of a configuration file to a configuration whose paths are absolute.
+"""From the text of a configuration file to a configuration whose paths are absolute, and to what is
+in the files that it names.
 
-A path in the file is meant from the file's own folder, wherever the process was started. Opens
-nothing that the file names.
+A path in the file is meant from the file's own folder, wherever the process was started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from lb import tls
 from lb.config import Config, ConfigError, ProxyConfig, ServiceConfig, parse_config
+from lb.error_pages import ErrorPages
 
 
 def read_text(text: str, folder: Path) -> Config:
@@ -30,6 +32,18 @@ def below(config: Config, folder: Path) -> Config:
     )
 
 
+def read_files(config: Config) -> dict[str, ErrorPages]:
+    """Each service's error pages; certificates are read too, to see that they can be. Blocking.
+    Raises ConfigError or TlsError."""
+    tls.check(config.proxy.tls)
+    pages = {}
+    for name, part in config.service.items():
+        tls.client_context(part.tls)
+        key = f"service.{name}.error_pages"
+        pages[name] = ErrorPages.load(part.error_pages, Path(), key=key)
+    return pages
+
+
 def _proxy(proxy: ProxyConfig, folder: Path) -> ProxyConfig:
     certificates = tuple(
         pair.model_copy(update=_absolute(folder, cert=pair.cert, key=pair.key))
@@ -48,11 +62,11 @@ def _proxy(proxy: ProxyConfig, folder: Path) -> ProxyConfig:
 
 
 def _service(service: ServiceConfig, folder: Path) -> ServiceConfig:
-    tls = service.tls
-    files = _absolute(folder, ca=tls.ca, cert=tls.cert, key=tls.key)
+    files = service.tls
+    paths = _absolute(folder, ca=files.ca, cert=files.cert, key=files.key)
     return service.model_copy(
         update={
-            "tls": tls.model_copy(update=files),
+            "tls": files.model_copy(update=paths),
             "error_pages": _absolute(folder, **service.error_pages),
         }
     )

@@ -91,10 +91,11 @@ class Prober:
         for backend in self._pool:
             if not backend.probed:
                 continue
+            well = backend.passes
             # Never later than one pause from now: the pause may have shrunk since it was planned.
-            at = min(self._due.get(backend, now), now + pause_s(health, backend.passes, 1.0))
+            at = min(self._due.get(backend, now), now + pause_s(health, well, 1.0))
             if at <= now:
-                at = now + pause_s(health, backend.passes, self._rng.random())
+                at = now + pause_s(health, well, self._rng.random())
                 if backend not in self._asking:
                     self._asking[backend] = spawn(
                         self._ask(backend), name=f"probe of {backend.name}"

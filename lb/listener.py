@@ -65,6 +65,7 @@ class _Listener:
         for one in self.accepting:
             one.close()
         sockets.close(self.bound)
+        self.bound.clear()
 
 
 class ProxyServer:
@@ -265,6 +266,10 @@ class ProxyServer:
             log.warning("cut at shutdown: %s", line)
         return Stopped(running - len(cut), cut)
 
+    def hurry(self) -> None:
+        """Cut what is running now: the grace is over."""
+        self.proxy.idle.set()
+
     async def _wait(self, grace_s: float) -> tuple[str, ...]:
         proxy = self.proxy
         if proxy.running:
@@ -272,6 +277,7 @@ class ProxyServer:
                 await asyncio.wait_for(proxy.idle.wait(), grace_s)
         if not proxy.running:
             return ()
+        proxy.idle.clear()
         proxy.cutting = True
         cut = tuple(repr(journey) for journey in proxy.running)
         for journey in tuple(proxy.running):

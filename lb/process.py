@@ -44,8 +44,15 @@ async def _serve(
 ) -> int:
     balancer = Balancer(config, installation, config_path=config_path)
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
+
+    def end() -> None:
+        if ending.is_set():
+            log.warning("asked to end again: running requests are cut")
+            balancer.hurry()
+        ending.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
+        loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, _reload, balancer)
     await balancer.start()
     log.info("serving at %s", ", ".join(balancer.urls))

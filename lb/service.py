@@ -15,7 +15,7 @@ from pathlib import Path
 from autoscale.controller import Controller
 from autoscale.host import HostInfo, Hypervisor
 from autoscale.model import Happening, Reason
-from lb import config_file, rows, tls
+from lb import config_file, rows
 from lb.admin import access
 from lb.admin.api import AdminServer
 from lb.admin.control import HostRow, RefusedError, ScaleRow, UnknownNameError, VmRow
@@ -70,7 +70,7 @@ class Balancer:
         self._metrics = Metrics()
         self._cold_starts = Histogram()
         self._token = access.ensure_token(self._home)
-        pages = _check(config)
+        pages = config_file.read_files(config)
         self._services = {name: self._make(name, config, pages) for name in config.service}
         self._server = ProxyServer(
             config.proxy,
@@ -155,6 +155,10 @@ class Balancer:
         if self._looking is None:
             self._looking = spawn(self._strays.run(opening), name="looking for strays")
 
+    def hurry(self) -> None:
+        """While stopping: cut the requests that are still running."""
+        self._server.hurry()
+
     async def stop(self, *, retire_vms: bool = False) -> None:
         """Finish the requests, then let go of the VMs: they live on unless they are to be retired.
 
@@ -165,7 +169,7 @@ class Balancer:
         grace_s = self.config.proxy.shutdown_grace
         stopped = await self._server.stop(grace_s)
         if stopped.cut:
-            log.warning("%d requests cut at the deadline of %g s", len(stopped.cut), grace_s)
+            log.warning("%d requests were cut", len(stopped.cut))
         await cancel(self._looking)
         await asyncio.gather(
             *(served.stop_scaling(retire_vms=retire_vms) for served in self._services.values()),
@@ -222,7 +226,7 @@ class Balancer:
             if self._ending:
                 raise RefusedError("this process is stopping: it takes over nothing more")
             found = changes(self.config, config, hosts_open=self._hosts.opening is not None)
-            pages = await asyncio.to_thread(_check, config)
+            pages = await asyncio.to_thread(config_file.read_files, config)
             if dry_run:
                 return found
             await self._take_over(config, pages)
@@ -264,7 +268,7 @@ class Balancer:
                 kept[name].configure(part, config.proxy, pages[name])
             except LbError as error:
                 # a file that was fine a moment ago; by now the rest is in force
-                log.error("service %s keeps its settings: %s", name, error)
+                log.warning("service %s keeps its settings: %s", name, error)
         # what needs a restart stays as it was, and will be said again
         fixed: dict[str, object] = {"admin": self.config.admin}
         if self._hosts.opening is not None:
@@ -430,17 +434,6 @@ class Balancer:
 
 def _routes(config: Config) -> Routes:
     return Routes(config.route, None if config.route else next(iter(config.service)))
-
-
-def _check(config: Config) -> dict[str, ErrorPages]:
-    """Read the files that the configuration names. Blocking. Raises ConfigError or TlsError."""
-    tls.check(config.proxy.tls)
-    pages = {}
-    for name, part in config.service.items():
-        tls.client_context(part.tls)
-        key = f"service.{name}.error_pages"
-        pages[name] = ErrorPages.load(part.error_pages, Path(), key=key)
-    return pages
 
 
 def _told(what: str, message: str, service: str = "") -> Happening:

@@ -80,6 +80,13 @@ class Site:
         self.sticky = Sticky(self._secret, config.sticky) if config.sticky is not None else None
         self.line.limit = (lambda: adaptive.limit) if config.adaptive.enabled else None
 
+    @property
+    def max_wait(self) -> float | None:
+        """How long a request may wait in line, in seconds; None: as the queue says."""
+        if not self.config.adaptive.enabled:
+            return None
+        return self.adaptive.max_wait(self.line.standing_s)
+
     # ── what a request hangs on ──────────────────────────────────────────────────────────────
 
     def key_of(self, fields: Fields, client: bytes) -> bytes | None:

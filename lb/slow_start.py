@@ -19,4 +19,4 @@ def warmth(now: float, since: float, duration_s: float) -> float:
     passed_s = now - since
     if passed_s >= duration_s:
         return 1.0
-    return BEGIN + (1 - BEGIN) * max(0.0, passed_s) / duration_s
+    return BEGIN + (1 - BEGIN) * passed_s / duration_s

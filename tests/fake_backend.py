@@ -88,6 +88,14 @@ class Exchange:
         self._writer.write(data)
         await self._writer.drain()
 
+    async def receive(self, most: int = 65536) -> bytes:
+        """Whatever comes next, empty at the end."""
+        return await self._reader.read(most)
+
+    def half_close(self) -> None:
+        """Send no more; go on reading."""
+        self._writer.write_eof()
+
     async def answer(
         self, body: bytes = b"ok", status: bytes = b"200 OK", *fields: tuple[bytes, bytes]
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import socket
@@ -291,7 +292,8 @@ async def test_a_configuration_needs_the_token_and_to_be_one(
         ("?folder=etc", b"", 400, "absolute path"),
         ("", b" " * (CONFIG_BYTES + 1), 413, "too large"),
     ]:
-        async with http.post(f"/api/v1/config{query}", data=body, headers=AUTH) as response:
+        url = f"/api/v1/config{query}"
+        async with http.post(url, data=io.BytesIO(body), headers=AUTH) as response:
             assert says in await problem(response, status)
     assert control.applied == []
 

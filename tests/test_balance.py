@@ -98,6 +98,15 @@ def test_an_unknown_policy_is_a_key_error() -> None:
         policy_named("magic")
 
 
+def test_a_slate_with_more_of_them_closed_is_else_the_same() -> None:
+    a, b, c = members = fleet(3)
+    whole = Slate(members, {a}, 7)
+    less = whole.without({b})
+    assert (less.members, less.closed, less.running) == (members, {a, b}, 7)
+    assert less.members is whole.members
+    assert (whole.open(), less.open()) == ([b, c], [c])
+
+
 # ── least_requests ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -163,7 +172,11 @@ def test_whatever_the_dice_say_two_different_ones_are_drawn(dice: list[float]) -
         def random(self) -> float:
             return left.pop(0)
 
-    for members in (fleet(3), [Candidate("a", 1), Candidate("b", 256), Candidate("c", 3)]):
+    for members in (
+        fleet(3),
+        [Candidate("a", 1), Candidate("b", 256), Candidate("c", 3)],
+        [Candidate("a", share=0.1), Candidate("b")],  # 1.1 - (1.1 - 0.1) is more than 0.1
+    ):
         for worst in members:
             left = list(dice)
             for member in members:
@@ -179,6 +192,12 @@ def test_random_two_balances_far_better_than_chance() -> None:
     for _ in range(1000):
         policy.pick(field, rng, 0.0).in_flight += 1
     assert max(member.in_flight for member in members) <= 13
+
+
+def test_the_second_is_drawn_by_share_among_the_others() -> None:
+    members = [Candidate("busy", 6, in_flight=99), Candidate("b"), Candidate("c")]
+    found = shares(RandomTwo(), slate(*members))
+    assert found == pytest.approx({"busy": 0, "b": 0.5, "c": 0.5}, abs=0.03)
 
 
 def test_random_two_looks_at_open_ones_only() -> None:

@@ -30,13 +30,13 @@ def run(p99_s: float, overload_p99_s: float, served: float) -> Run:
 def test_slow_answers_and_too_few_of_them_are_misses(
     overload_p99_s: float, served: float, words: list[str]
 ) -> None:
-    found = misses(400.0, [run(0.06, overload_p99_s, served)])
+    found = misses(400.0, [run(0.06, overload_p99_s, served)] * 3)
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
 
 
 def test_nothing_accepted_is_a_miss() -> None:
-    assert len(misses(400.0, [run(0.0, 0.0, 0.0)])) == 2
+    assert len(misses(400.0, [run(0.0, 0.0, 0.0)] * 3)) == 2
 
 
 def test_one_bad_round_of_three_is_not() -> None:
@@ -44,6 +44,13 @@ def test_one_bad_round_of_three_is_not() -> None:
     off = replace(run(0.06, 9.0, 10.0), adaptive=False)
     assert misses(400.0, [off, good, bad, good]) == []
     assert len(misses(400.0, [off, good, bad, bad])) == 2
+
+
+def test_what_the_load_tester_does_not_believe_itself_does_not_count() -> None:
+    good, bad = run(0.06, 0.1, 390.0), run(0.06, 0.3, 300.0)
+    doubtful = replace(bad, doubts=["send lag"])
+    assert misses(400.0, [good, doubtful, doubtful, good, good]) == []
+    assert "too busy" in misses(400.0, [good, doubtful, good])[0]
 
 
 def test_the_report_has_a_line_for_each_load() -> None:

@@ -396,6 +396,17 @@ def test_config_check(tmp_path: Path) -> None:
     assert "cannot read" in says(lbctl("config", "check", "-c", str(tmp_path / "none")), 2)
 
 
+def test_config_check_reads_the_files_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_text('[service.web.error_pages]\n503 = "busy.html"')
+    said = says(lbctl("config", "check", "-c", str(path)), 2)
+    assert said.startswith(f"{path}: service.web.error_pages.503: cannot read")
+    (tmp_path / "busy.html").touch()
+    assert lbctl("config", "check", "-c", str(path)).exit_code == 0
+    path.write_text('[proxy]\ntls = {cert = "a.pem", key = "a.key"}')
+    assert "a.pem" in says(lbctl("config", "check", "-c", str(path)), 2)
+
+
 def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
     file = tmp_path / "lb.toml"
     file.write_text(

@@ -240,6 +240,49 @@ def test_the_fleet_is_told_that_an_ejected_one_is_up() -> None:
     assert (load.healthy, load.passes, load.available) == (True, True, False)
 
 
+def test_the_first_request_after_its_time_may_go_there() -> None:
+    clock = Clock()
+    pool = make(clock, "web-1", "web-2")
+    fail(pool, "web-2")
+    clock.now += 10
+    with pool.lease(prefer="web-2") as lease:
+        assert lease.backend.name == "web-2"
+
+
+def test_one_that_drains_fails_or_has_left_is_not_judged() -> None:
+    clock = Clock()
+    pool = make(clock, "web-1", "web-2", "web-3", min_requests=5)
+    for name in ("web-1", "web-2"):
+        answers(pool, name, *[200] * 10)
+    running = [pool.lease(prefer="web-3") for _ in range(30)]
+    pool.drain("web-3")
+    for lease in running[:10]:
+        lease.answered(0.1, clock.now, 500)
+    pool.ready("web-3")
+    for lease in running[10:20]:
+        lease.answered(0.1, clock.now, 500)
+    clock.now += 2
+    answers(pool, "web-2", 500)
+    pool.remove("web-3")
+    clock.now += 2
+    for lease in running[20:]:
+        lease.answered(0.1, clock.now, 500)
+    assert sum(pool.ejections.values()) == 0
+
+
+def test_one_that_leaves_while_it_is_ejected_is_heard_of_no_more() -> None:
+    clock = Clock()
+    pool = make(clock, "web-1", "web-2", "web-3", "web-4")
+    fail(pool, "web-4")
+    pool.remove("web-4")
+    told: list[Change] = []
+    pool.subscribe(told.append)
+    assert pool.reinstates_at is None
+    clock.now += 60
+    pool.tick(clock.now)
+    assert told == []
+
+
 def test_switched_off_nobody_is_ejected() -> None:
     pool = make(Clock(), "web-1", "web-2", enabled=False)
     fail(pool, "web-2")

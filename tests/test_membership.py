@@ -51,15 +51,19 @@ def test_members_alone_know_nothing_of_health_and_leases() -> None:
 
 def test_a_weight_said_again_is_the_one_that_counts() -> None:
     pool = make(policy="round_robin")
-    pool.add_static("a:1", weight=1)
-    again = pool.add_static("a:1", weight=4)
-    assert (again.weight, len(pool)) == (4, 1)
-    join(pool, "web-1")
-    pool.apply(ScaleEvent(EventKind.JOIN, "web", "web-1", Reason.OPERATOR, "web-1:80", weight=7))
-    assert [(view.weight, view.lifecycle) for view in pool.snapshot()] == [
-        (4, "starting"),
-        (7, "ready"),
-    ]
+    join(pool, "web-1", "web-2")
+
+    def share() -> int:
+        """How many of ten requests the first one gets."""
+        return [pool.lease().backend.name for _ in range(10)].count("web-1")
+
+    assert share() == 5
+    pool.apply(ScaleEvent(EventKind.JOIN, "web", "web-1", Reason.OPERATOR, "web-1:80", weight=4))
+    assert lifecycle(pool, "web-1") == "ready"
+    assert share() == 8
+    again = pool.add_static("web-1:80", name="web-1", weight=1)
+    assert (again.weight, len(pool)) == (1, 2)
+    assert share() == 5
 
 
 def test_events_are_idempotent_and_unknown_names_are_ignored() -> None:

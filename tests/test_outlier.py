@@ -96,6 +96,7 @@ def outliers(*rates: tuple[int, int], rules: OutlierConfig = RULES) -> list[int]
 def test_so_far_below_the_median_of_the_others() -> None:
     assert outliers((100, 0), (100, 0), (80, 20)) == [2], "just the margin"
     assert outliers((100, 0), (100, 0), (81, 19)) == []
+    assert outliers((82, 18), (82, 18), (62, 38)) == [2], "0.82 - 0.2 is less than 0.62 in binary"
     assert outliers((60, 40), (50, 50), (55, 45)) == [], "all alike"
     assert outliers((100, 0), (50, 50), (50, 50)) == [], "most are like that"
     assert outliers((90, 10), (100, 0), (10, 90), (40, 60), (95, 5)) == [2, 3], "the worst first"

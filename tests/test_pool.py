@@ -30,6 +30,7 @@ from lb.outlier import most_ejected
 from lb.pool import Change, Lease, Pool, Report
 from tests.pools import (
     Clock,
+    answers,
     available,
     backend,
     configured,
@@ -300,6 +301,8 @@ def test_a_key_leads_to_the_same_backend_while_it_is_there() -> None:
 def test_a_lease_does_not_overrun_a_hot_key() -> None:
     pool = make(policy="consistent_hash")
     join(pool, *(f"web-{n}" for n in range(4)))
+    for number in range(100):
+        pool.lease(key=b"%d" % number).release()
     for _ in range(40):
         pool.lease(key=b"hot")
     assert max(one.in_flight for one in pool) <= 13, "1.25 × 40 ÷ 4, rounded up"
@@ -439,6 +442,21 @@ def test_weight_and_slow_start_multiply() -> None:
     pool.add_static("web-2:80", name="web-2", weight=10)
     probe(pool, "web-2")
     assert share_of(pool, "web-2") == pytest.approx(0.5, abs=0.01)
+
+
+# ── what answers teach ───────────────────────────────────────────────────────────────────────────
+
+
+def test_peak_ewma_learns_from_good_answers_who_is_fast() -> None:
+    pool = make(policy="peak_ewma")
+    join(pool, "web-1", "web-2")
+    answers(pool, "web-1", 200, seconds=0.5)
+    answers(pool, "web-2", 200, seconds=0.1)
+    assert share_of(pool, "web-2", 20) == 1
+    answers(pool, "web-1", 500, 500, 503, seconds=0.001)
+    assert share_of(pool, "web-2", 20) == 1, "failing is quick"
+    answers(pool, "web-2", 200, seconds=0.9)
+    assert share_of(pool, "web-1", 20) == 1
 
 
 # ── whatever happens ─────────────────────────────────────────────────────────────────────────────

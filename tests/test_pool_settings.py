@@ -89,10 +89,10 @@ def test_more_in_flight_is_told_to_who_waits() -> None:
     assert room
     held.append(pool.lease())
     reload(pool, backends=static("a:1"), max_in_flight=1)
-    held.pop().release()
-    with pytest.raises(AtCapacityError):
-        pool.lease()
-    held.pop().release()
+    for _ in range(2):
+        with pytest.raises(AtCapacityError):
+            pool.lease()
+        held.pop().release()
     pool.lease().release()
 
 

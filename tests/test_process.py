@@ -155,3 +155,30 @@ def test_it_ends_when_told(tmp_path: Path, number: signal.Signals) -> None:
     with up(tmp_path, path) as process:
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0
+
+
+def test_told_twice_it_cuts_what_is_running(tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        address = f"127.0.0.1:{backend.getsockname()[1]}"
+        path.write_text(
+            f'[proxy]\nlisten = "127.0.0.1:{port}"\nshutdown_grace = "1h"\n'
+            f'[admin]\nlisten = "127.0.0.1:0"\n[service.web]\nbackends = ["{address}"]\n'
+            'none_available = "try_anyway"\n[service.web.health]\ninterval_down = "1h"\n'
+        )
+        backend.settimeout(PATIENCE_S)
+        with up(tmp_path, path) as process:
+            probe, _ = backend.accept()
+            with probe:
+                probe.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            until(lambda: "ready" in (tmp_path / "log").read_text())
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+                client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+                asked, _ = backend.accept()
+                with asked:
+                    process.send_signal(signal.SIGTERM)
+                    until(lambda: "stopping" in (tmp_path / "log").read_text())
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(PATIENCE_S) == 0
+        assert "GET /slow" in (tmp_path / "log").read_text()

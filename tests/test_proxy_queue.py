@@ -34,10 +34,10 @@ class Gate:
             self._open.release()
 
 
-async def ask(port: int, target: str) -> Client:
+async def ask(port: int, target: str, *lines: str) -> Client:
     client = Client(port)
     await client.__aenter__()
-    await client.request("GET", target)
+    await client.request("GET", target, *lines)
     return client
 
 
@@ -81,6 +81,30 @@ async def test_a_client_that_vanishes_in_line_never_reaches_the_backend() -> Non
         (view,) = proxy.pool.snapshot()
         assert (view.failures_total, view.requests_total) == (0, 2)
         assert proxy.counters.queue_wait.count == 3, "the one that left waited too"
+
+
+async def test_clients_take_turns_and_the_greedy_one_makes_room() -> None:
+    gate = Gate()
+    async with one(
+        gate, max_in_flight=1, queue=QueueConfig(length=3), trusted_proxies=("127.0.0.1",)
+    ) as (proxy, backend):
+        greedy, modest = "X-Forwarded-For: 203.0.113.1", "X-Forwarded-For: 203.0.113.2"
+        clients = {}
+        for target in ("/g0", "/g1", "/g2", "/g3", "/m"):
+            who = modest if target == "/m" else greedy
+            clients[target] = await ask(proxy.port, target, who)
+            await until(
+                lambda: proxy.counters.in_flight + proxy.counters.requests_total == len(clients)
+            )
+        displaced = clients.pop("/g3")
+        refused = await displaced.answer()
+        await displaced.close()
+        assert (refused.status, reason_of(refused.body)) == (503, "queue_full")
+        gate.open(4)
+        for client in clients.values():
+            assert (await client.answer()).status == 200
+            await client.close()
+        assert [seen.target for seen in backend.seen] == [b"/g0", b"/g1", b"/m", b"/g2"]
 
 
 @pytest.mark.parametrize(

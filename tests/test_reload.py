@@ -255,14 +255,9 @@ async def test_a_service_that_gets_ready_to_come_is_not_waited_for_by_probes(
     tmp_path: Path,
 ) -> None:
     """/readyz is asked by whoever sends us traffic: for what is served it stays well."""
-    held = asyncio.Event()
-
-    async def sleepy(exchange: Exchange) -> None:
-        await held.wait()
-        await exchange.answer(b"api")
-
     to_api = {"path": "/api", "service": "api"}
-    async with named("web") as (web,), FakeBackend(sleepy) as api:
+    async with named("web", "api") as (web, api):
+        api.ready = 503
         first = config({"service": "web"}, web=[web.address])
         async with running(tmp_path, first) as balancer:
             await serving(balancer)
@@ -271,7 +266,7 @@ async def test_a_service_that_gets_ready_to_come_is_not_waited_for_by_probes(
             await until(lambda: "api" in balancer.pool())
             assert balancer.is_ready()[0]
             assert (await get(balancer, "/api")).body == b"web", "its routes are not there yet"
-            held.set()
+            api.ready = 200
             await reloading
             assert (await get(balancer, "/api")).body == b"api"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lb.config import ConfigError, parse_config
 from lb.config_service import RouteConfig
 from lb.errors import AmbiguousPathError
-from lb.routes import Route, Routes, plain_path
+from lb.routes import KNOWN_HOSTS, Route, Routes, plain_path
 
 
 def routes(*tables: dict[str, Any]) -> Routes:
@@ -122,12 +122,23 @@ def test_a_host_without_a_route_for_the_path_leaves_it_to_the_less_exact_ones() 
         {"host": "app.example.org", "path": "/api", "service": "api"},
         {"host": "*.example.org", "path": "/docs", "service": "docs"},
         {"host": "*", "path": "/docs/old", "service": "old"},
+        {"host": "*", "path": "/help", "service": "help"},
     )
+    for host in ("app.example.org", "other.example.org", "elsewhere", None):
+        assert goes(found, host, "/help") == "help"
     assert goes(found, "app.example.org", "/api") == "api"
     assert goes(found, "app.example.org", "/docs/old") == "docs"
     assert goes(found, "other.example.org", "/api") is None
     assert goes(found, "example.org", "/docs/old") == "old"
     assert goes(found, "app.example.org", "/nothing") is None
+
+
+def test_hosts_that_clients_invent_cost_no_memory() -> None:
+    found = routes({"host": "app.example", "service": "app"}, {"service": "any"})
+    for number in range(3 * KNOWN_HOSTS):
+        assert goes(found, f"h{number}.example", "/") == "any"
+        assert goes(found, "app.example", "/") == "app"
+    assert len(found._known) <= KNOWN_HOSTS
 
 
 # ── tricks ───────────────────────────────────────────────────────────────────────────────────────

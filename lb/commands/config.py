@@ -28,7 +28,15 @@ def config() -> None:
 @pass_settings
 def check(settings: Settings, config_path: Path | None) -> None:
     """Exit 0 where `lbctl up` would take the file, else 2 and what is wrong with it."""
-    settings.config(config_path)
+    from lb.config import ConfigError
+    from lb.config_file import below, read_files
+    from lb.tls import TlsError
+
+    found = settings.config(config_path)
+    try:
+        read_files(below(found, config_path.parent if config_path else Path()))
+    except (ConfigError, TlsError) as error:
+        raise WrongUsageError(f"{config_path}: {error}") from error
     click.echo(f"{config_path or 'the default configuration'} is fine")
 
 

@@ -124,7 +124,8 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of ProxyConfig, where not the defaults."""
     haproxy: str = ""
-    """Why HAProxy does otherwise: one word of `compare.Verdict`, a colon, the reason."""
+    """Why HAProxy does otherwise: the word of `compare.Verdict`, a colon, the reason. Several
+    words (`refuses or differs: …`) where timing decides."""
     nginx: str = ""
     alone: str = ""
     """Why others are not asked at all."""

@@ -73,7 +73,7 @@ def _sound_request(request: Message) -> Iterator[str]:
     for name in _HOP_BY_HOP:
         if request.values(name):
             yield f"{name} was passed on"
-    if request.values("Host") == [] and not request.values("Via")[:1] == [b"1.0 lbctl"]:
+    if request.values("Host") == [] and request.values("Via")[:1] != [b"1.0 lbctl"]:
         yield "no Host"
 
 
@@ -128,20 +128,16 @@ def _end_faults(case: Case, seen: Transcript) -> Iterator[str]:
     if case.end in (End.CLOSED, End.ABORTED) and seen.ended is None:
         yield "the connection still stands"
     last = seen.answers[-1] if seen.answers else None
-    told = last is not None and last.complete and last.status >= 200
-    if case.end is End.CLOSED and told and Do.HALF_CLOSE not in case.sends:
+    if last is None or last.status < 200:
+        return
+    if case.end is End.CLOSED and last.complete and Do.HALF_CLOSE not in case.sends:
         # RFC 9112 §9.6: whoever will close says so.
         options = b",".join(last.values("Connection")).lower()
         if b"close" not in options and last.framing != "close":
             yield "it was closed without Connection: close"
-    if case.end is End.ABORTED and last is not None and last.complete:
+    if case.end is End.ABORTED and last.complete:
         yield "it ended as if whole"
-    if (
-        case.end is End.ABORTED
-        and last is not None
-        and last.framing == "close"
-        and seen.ended is not Ended.RESET
-    ):
+    if case.end is End.ABORTED and last.framing == "close" and seen.ended is not Ended.RESET:
         yield "the end of the body looks like a clean one: no reset"
 
 

@@ -156,12 +156,14 @@ defaults
   retries 0
 """
     ]
-    for slot in slots:
-        parts.append(f"""
+    parts += [
+        f"""
 listen on{slot.port}
   bind 127.0.0.1:{slot.port}
   server backend 127.0.0.1:{slot.backend_port}
-""")
+"""
+        for slot in slots
+    ]
     return "".join(parts)
 
 

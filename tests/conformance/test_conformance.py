@@ -12,8 +12,8 @@ import pytest
 from tests.conformance.case import Case
 from tests.conformance.drive import play
 from tests.conformance.judge import faults
-from tests.conformance.tables import CASES
 from tests.conformance.server import backend_for
+from tests.conformance.tables import CASES
 from tests.conformance.witness import Witness
 from tests.proxy_harness import proxied
 

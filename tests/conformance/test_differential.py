@@ -6,6 +6,7 @@ Fails where nobody has explained a difference, and where an explanation is not n
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -36,8 +37,9 @@ def explanation(peer: Peer, case: Case) -> str:
     return case.haproxy if peer is HAPROXY else case.nginx
 
 
-def word(text: str) -> str:
-    return text.partition(":")[0] if text else Verdict.SAME
+def words(text: str) -> list[str]:
+    """What the peer may be found to do: several where that is a matter of timing."""
+    return re.split(", | or ", text.partition(": ")[0]) if text else [Verdict.SAME]
 
 
 async def ask(peer: Peer, folder: Path) -> Results:
@@ -52,7 +54,7 @@ async def ask(peer: Peer, folder: Path) -> Results:
             doubtful = [
                 case
                 for case in COMPARED
-                if verdict(case, results[case.name])[0] != word(explanation(peer, case))
+                if verdict(case, results[case.name])[0] not in words(explanation(peer, case))
             ]
             await _share(slots, doubtful, results, SURE_QUIET_S)
     finally:
@@ -106,7 +108,7 @@ def results(peer: Peer, folder: Path) -> Results:
 def test_every_difference_is_explained(case: Case, peer: Peer, results: Results) -> None:
     found, why = verdict(case, results[case.name])
     text = explanation(peer, case)
-    assert found == word(text), (
+    assert found in words(text), (
         f"{peer.name} {found} ({'; '.join(why)}), and the table says {text!r}: {case.name}"
     )
 
@@ -114,6 +116,6 @@ def test_every_difference_is_explained(case: Case, peer: Peer, results: Results)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_explanations_say_why(case: Case) -> None:
     for text in (case.haproxy, case.nginx):
-        verdict_word, _, reason = text.partition(": ")
-        assert not text or (verdict_word in set(Verdict) - {"same"} and len(reason.split()) >= 2)
+        assert not text or set(words(text)) <= set(Verdict) - {Verdict.SAME}
+        assert not text or len(text.partition(": ")[2].split()) >= 2
         assert not (text and case.alone), "it is compared with nobody"

@@ -54,8 +54,8 @@ class Witness:
         return not self._tasks
 
     def used(self) -> int:
-        """Connections on which anything arrived."""
-        return sum(bool(wire.received) for wire in self._wires)
+        """Connections that carried requests, other than for AGAIN alone."""
+        return len({message.connection for message in self.requests()})
 
     def requests(self) -> list[Message]:
         """In the order in which they began, without those for AGAIN."""
@@ -78,10 +78,7 @@ class Witness:
 
     async def _serve(self, wire: Wire, number: int) -> None:
         served = 0
-        while True:
-            await wire.until(lambda: len(self._read(wire)) > served)
-            if len(self._read(wire)) <= served:
-                break
+        while await self._begins(wire, served):
             self._begun.append((number, served))
             own = len([m for m in self.requests() if m.target != AGAIN])
             again = self._read(wire)[served].target == AGAIN
@@ -94,6 +91,11 @@ class Witness:
             self._on_change(wire)
         if wire.ended is not Ended.RESET:
             wire.close()
+
+    async def _begins(self, wire: Wire, served: int) -> bool:
+        """Wait for one more request than those served; False where none comes any more."""
+        await wire.until(lambda: len(self._read(wire)) > served)
+        return len(self._read(wire)) > served
 
     async def _do(self, step: Step, wire: Wire, index: int) -> None:
         match step:

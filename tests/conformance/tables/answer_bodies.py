@@ -53,6 +53,8 @@ _WHOLE = (
     answered("answer chunks: one of 300,000 bytes", "9112 §7.1",
              answer(_CHUNKED, body=b"493E0\r\n" + b"x" * 300_000 + b"\r\n" + _LAST),
              Reply(200, b"x" * 300_000)),
+    answered("answer chunks: 5,000 of one byte", "9112 §7.1",
+             answer(_CHUNKED, body=b"1\r\nx\r\n" * 5000 + _LAST), Reply(200, b"x" * 5000)),
     answered("answer chunks: each passes as it comes", "9112 §7.1",
              (Do.READ_BODY, answer(_CHUNKED, body=b"2\r\nhe\r\n"), Until(b"he"),
               b"3\r\nllo\r\n", Until(b"llo"), _LAST), Reply(200, b"hello")),

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tests.conformance.case import Case, Do, Reply, Text, answer, answered, bad_answer, head, request
+from tests.conformance.case import (
+    Case,
+    Do,
+    Reply,
+    Text,
+    answer,
+    answered,
+    bad_answer,
+    head,
+    request,
+)
 
 _OK: Final = "Content-Length: 2"
 
@@ -37,7 +47,8 @@ _LINES = (
     _line("NUL in the reason", "HTTP/1.1 200 O\x00K"),
     _line("a bare CR in the reason", "HTTP/1.1 200 O\rK"),
     _line("a control character in the reason", "HTTP/1.1 200 O\x01K"),
-    bad_answer("status line: ended by LF", "9112 §2.2", b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nok"),
+    bad_answer("status line: ended by LF", "9112 §2.2",
+               b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nok"),
     bad_answer("status line: an empty line before it", "9112 §2.2",
                b"\r\n" + answer(_OK, body=b"ok")),
     bad_answer("status line: a body without a head, as in HTTP/0.9", "9112 §4",

@@ -3,15 +3,15 @@ the backend gets chunks of our making."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from tests.conformance.case import Arrival, Case, Came, Do, End, Text, passed, post, raw, refused
+from tests.conformance.case import Arrival, Came, Case, Do, End, Text, passed, post, raw, refused
 
 CHUNKED: Final = "Transfer-Encoding: chunked"
 LAST: Final = b"0\r\n\r\n"
 
 
-def _good(name: str, body: bytes, arrives: bytes = b"hello", **rest: object) -> Case:
+def _good(name: str, body: bytes, arrives: bytes = b"hello", **rest: Any) -> Case:
     return passed(
         f"chunk: {name}", "9112 §7.1", post(CHUNKED, body=body),
         backend=(Arrival("POST", body=arrives, trailers={}),), **rest,
@@ -21,6 +21,7 @@ def _good(name: str, body: bytes, arrives: bytes = b"hello", **rest: object) -> 
 _GOOD = (
     _good("several make one body", b"2\r\nhe\r\n3\r\nllo\r\n" + LAST),
     _good("of one byte each", b"".join(b"1\r\n%c\r\n" % byte for byte in b"hello") + LAST),
+    _good("5,000 of one byte", b"1\r\nx\r\n" * 5000 + LAST, b"x" * 5000),
     _good("leading zeros in a size", b"0005\r\nhello\r\n" + LAST),
     _good("several zeros are the end too", b"5\r\nhello\r\n000\r\n\r\n"),
     _good("sizes in upper case", b"A\r\n0123456789\r\n" + LAST, b"0123456789"),
@@ -38,7 +39,7 @@ _GOOD = (
 )  # fmt: skip
 
 
-def _bad(name: str, body: Text, rfc: str = "9112 §7.1", **rest: str) -> Case:
+def _bad(name: str, body: Text, rfc: str = "9112 §7.1", **rest: Any) -> Case:
     """Head and chunks come in one piece, so nothing need be passed on before the fault is seen."""
     return refused(f"chunk: {name}", rfc, post(CHUNKED, body=raw(body)), **rest)
 
@@ -103,7 +104,7 @@ def _trailer(name: str, *lines: Text, wanted: dict[str, str] | None = None) -> C
     )  # fmt: skip
 
 
-def _bad_trailer(name: str, *lines: Text, **rest: str) -> Case:
+def _bad_trailer(name: str, *lines: Text, **rest: Any) -> Case:
     body = b"5\r\nhello\r\n0\r\n" + b"".join(raw(line) + b"\r\n" for line in lines) + b"\r\n"
     return refused(f"trailer: {name}", "9112 §7.1.2", post(CHUNKED, body=body), **rest)
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 from tests.conformance.case import (
     Arrival,
     Case,
-    Came,
     Do,
     End,
     Reply,
@@ -152,7 +151,7 @@ _HALF = (
     passed("half-close: with the request in one write", "9112 §9.6",
            get("Connection: close"), Do.HALF_CLOSE, end=End.CLOSED),
     answered("half-close: while the backend works", "9112 §9.6",
-             (Do.READ_BODY, Do.PAUSE, Do.PAUSE, Do.PAUSE, answer("Content-Length: 4", body=b"late")),
+             (Do.READ_BODY, *(Do.PAUSE,) * 3, answer("Content-Length: 4", body=b"late")),
              Reply(200, b"late"), sends=(get(), Do.HALF_CLOSE), end=End.CLOSED),
     answered("half-close: while the answer streams", "9112 §9.6",
              (Do.READ_BODY, answer("Content-Length: 10", body=b"hello"), Until(b"hello"),

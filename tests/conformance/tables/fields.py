@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.conformance.case import Arrival, Case, get, passed, refused
 
 
@@ -9,7 +11,7 @@ def _as_is(name: str, rfc: str, *lines: str, **has: str | tuple[str, ...]) -> Ca
     return passed(f"field: {name}", rfc, get(*lines), backend=(Arrival(has=has),))
 
 
-def _bad(name: str, *lines: str, rfc: str = "9112 §5", **rest: str) -> Case:
+def _bad(name: str, *lines: str, rfc: str = "9112 §5", **rest: Any) -> Case:
     return refused(f"field: {name}", rfc, get(*lines), **rest)
 
 

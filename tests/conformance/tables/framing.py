@@ -5,7 +5,7 @@ Whoever makes two readers disagree here has smuggled a request; so what is odd i
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tests.conformance.case import (
     Arrival,
@@ -64,14 +64,15 @@ _BODIES = (
            post("Content-Length: 200000", body=b"x" * 200_000),
            backend=(Arrival("POST", body=b"x" * 200_000),)),
     passed("body: 200,000 bytes in one chunk", "9112 §7.1",
-           post("Transfer-Encoding: chunked", body=b"30D40\r\n" + b"x" * 200_000 + b"\r\n0\r\n\r\n"),
+           post("Transfer-Encoding: chunked",
+                body=b"30D40\r\n" + b"x" * 200_000 + b"\r\n0\r\n\r\n"),
            backend=(Arrival("POST", body=b"x" * 200_000),)),
     passed("body: arrives in pieces", "9112 §6.2",
            post("Content-Length: 5"), b"he", b"ll", b"o", backend=(HELLO,)),
 )  # fmt: skip
 
 
-def _length(name: str, *values: Text, body: bytes = FIVE, **rest: str) -> Case:
+def _length(name: str, *values: Text, body: bytes = FIVE, **rest: Any) -> Case:
     lines = [b"Content-Length:" + raw(value) for value in values]
     return refused(f"Content-Length: {name}", "9110 §8.6", post(*lines, body=body), **rest)
 
@@ -129,7 +130,7 @@ _LENGTHS = (
 )  # fmt: skip
 
 
-def _coding(name: str, *values: Text, **rest: str) -> Case:
+def _coding(name: str, *values: Text, **rest: Any) -> Case:
     lines = [b"Transfer-Encoding:" + raw(value) for value in values]
     return refused(f"Transfer-Encoding: {name}", "9112 §6.1", post(*lines, body=CHUNKS), **rest)
 

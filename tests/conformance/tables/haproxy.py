@@ -1,4 +1,4 @@
-"""What HAProxy 2.6 does otherwise, as `peers` configures it: a reason, and the cases it explains."""
+"""What HAProxy 2.6 does otherwise, configured as by `peers`: a reason, and the cases it is for."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "target: user and password",
         "target: a scheme that is not ours",
     ),
-    "forwards: takes two Hosts that agree for one": (
-        "Host: twice, the same",
-    ),
+    "forwards: takes two Hosts that agree for one": ("Host: twice, the same",),
     "forwards: looks into Host only where the target has an authority too": (
         "Host: empty",
         "Host: spaces alone",
@@ -172,12 +170,8 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "chunk: size: zeros without end",
         "chunk: extension: without end",
     ),
-    "refuses: wants a path in a URL": (
-        "absolute form: a query without a path",
-    ),
-    "refuses: has room for 255 bytes of a name": (
-        "limit: a name of 1,000 bytes",
-    ),
+    "refuses: wants a path in a URL": ("absolute form: a query without a path",),
+    "refuses: has room for 255 bytes of a name": ("limit: a name of 1,000 bytes",),
     "differs: passes the absolute form on, as to another proxy": (
         "absolute form: becomes origin form",
         "absolute form: without a path becomes /",
@@ -259,9 +253,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
     "differs: ends a body that a reset ended as if it were whole": (
         "cut: until the end, but by a reset",
     ),
-    "differs: skips whitespace after a size": (
-        "cut: a chunk size with a space",
-    ),
+    "differs: skips whitespace after a size": ("cut: a chunk size with a space",),
     "differs: takes LF alone for the end of a chunk line": (
         "cut: a chunk size that ends in LF",
         "cut: a chunk end of LF",
@@ -269,9 +261,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
     "differs: has no limit for an extension but its buffer": (
         "cut: a chunk extension over the limit",
     ),
-    "differs: joins folded lines by a space (RFC 9112 §5.2)": (
-        "cut: trailers folded",
-    ),
+    "differs: joins folded lines by a space (RFC 9112 §5.2)": ("cut: trailers folded",),
     "passes: passes Upgrade on without Connection, and from HTTP/1.0": (
         "upgrade: 101 to HTTP/1.0",
     ),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.conformance.case import Arrival, Case, End, Reply, head, passed, refused
 
 
-def _host(name: str, value: str, **rest: object) -> Case:
+def _host(name: str, value: str, **rest: Any) -> Case:
     return passed(
         f"Host: {name}", "9110 §7.2", head("GET / HTTP/1.1", f"Host: {value}"),
         backend=(Arrival(has={"Host": value}, ours={"X-Forwarded-Host": value}),), **rest,
     )  # fmt: skip
 
 
-def _bad(name: str, *lines: str, **rest: str) -> Case:
+def _bad(name: str, *lines: str, **rest: Any) -> Case:
     return refused(f"Host: {name}", "9112 §3.2", head("GET / HTTP/1.1", *lines), **rest)
 
 

@@ -4,12 +4,12 @@ CONNECT, Max-Forwards, Expect, Upgrade."""
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from tests.conformance.case import (
     Arrival,
-    Case,
     Came,
+    Case,
     Do,
     End,
     Reply,
@@ -103,7 +103,8 @@ _EXPECT = (
              backend=(Arrival("POST", body=b"hello"),)),
     answered("Expect: in another case", "9110 §10.1.1",
              (_CONTINUE, Do.READ_BODY, _ANSWER), Reply(100), Reply(200, b"ok"),
-             sends=(post("expect: 100-Continue", "Content-Length: 5"), Until(b"100 Continue"), b"hello"),
+             sends=(post("expect: 100-Continue", "Content-Length: 5"), Until(b"100 Continue"),
+                    b"hello"),
              backend=(Arrival("POST", body=b"hello"),)),
     answered("Expect: the backend refuses, and no body is sent", "9110 §10.1.1",
              (_LATE,), Reply(417, b"late"),
@@ -145,7 +146,7 @@ _PONG: Final = b"\x81\x04pong"
 
 
 def _tunnel(name: str, sends: Steps, steps: Steps, to_client: bytes, to_backend: bytes,
-            protocol: str = "websocket", **rest: object) -> Case:  # fmt: skip
+            protocol: str = "websocket", **rest: Any) -> Case:  # fmt: skip
     return answered(
         f"upgrade: {name}", "9110 §7.8", steps,
         Reply(101, to_client, has={"Upgrade": protocol, "Connection": _UPGRADE}), sends=sends,

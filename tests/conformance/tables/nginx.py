@@ -1,4 +1,4 @@
-"""What nginx 1.22 does otherwise, as `peers` configures it: a reason, and the cases it explains."""
+"""What nginx 1.22 does otherwise, configured as by `peers`: a reason, and the cases it is for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
-    "forwards: speaks HTTP/0.9": (
-        "request line: no version, as in HTTP/0.9",
-    ),
+    "forwards: speaks HTTP/0.9": ("request line: no version, as in HTTP/0.9",),
     "forwards: takes any run of spaces for one space (RFC 9112 §3)": (
         "request line: two spaces after the method",
         "request line: two spaces before the version",
@@ -48,9 +46,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "absolute form: another Host",
         "absolute form: another port than Host's",
     ),
-    "forwards: takes every scheme in a URL": (
-        "target: a scheme that is not ours",
-    ),
+    "forwards: takes every scheme in a URL": ("target: a scheme that is not ours",),
     "forwards: skips CR and LF in any order before a request": (
         "before the line: a bare LF",
         "before the line: a bare CR",
@@ -89,9 +85,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "field: an escape",
         "field: DEL in a value",
     ),
-    "forwards: drops CR at the end of a line": (
-        "line end: CR at a value's end",
-    ),
+    "forwards: drops CR at the end of a line": ("line end: CR at a value's end",),
     "forwards: trims spaces around a value, as RFC 9112 §5.1 has it": (
         "Content-Length: a space after it",
         "Content-Length: two spaces before it",
@@ -137,13 +131,12 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "target: percent-encoding is not undone",
         "target: percent signs of nothing pass",
     ),
-    "refuses: knows no * as a target": (
-        "OPTIONS: * passes",
+    "refuses: knows no * as a target": ("OPTIONS: * passes",),
+    "refuses: refuses TRACE": ("Max-Forwards: TRACE with 5",),
+    "refuses: takes a 1xx for the final answer, and what follows for its body until the end": (
+        "1xx: pipelined requests stay in step",
     ),
-    "refuses: refuses TRACE": (
-        "Max-Forwards: TRACE with 5",
-    ),
-    "refuses: takes a client's half-close for its leaving": (
+    "refuses, differs or rejects: takes a half-close for the client's leaving, sooner or later": (
         "half-close: after the request, the answer still comes",
         "half-close: with the request in one write",
         "half-close: while the backend works",
@@ -151,9 +144,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "half-close: after a chunked body",
         "half-close: pipelined requests are all answered",
         "half-close: HTTP/1.0",
-    ),
-    "refuses: ends the connection after a 1xx": (
-        "1xx: pipelined requests stay in step",
+        "half-close: while the answer streams",
     ),
     "differs: knows no Host but the field, here": (
         "absolute form: HTTP/1.0 without Host gets one",
@@ -169,9 +160,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "answer trailer: one passes",
         "answer trailer: two pass",
     ),
-    "differs: asks for / where the URL has no path": (
-        "OPTIONS: a URL without a path is *",
-    ),
+    "differs: asks for / where the URL has no path": ("OPTIONS: a URL without a path is *",),
     "differs: does not count Max-Forwards down": (
         "Max-Forwards: OPTIONS with 1",
         "Max-Forwards: OPTIONS with 10",
@@ -186,7 +175,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "Expect: the backend says nothing before its answer",
         "1xx: 100, then 103, then the answer",
     ),
-    "differs: passes 1xx on to HTTP/1.0 too": (
+    "differs: takes a 1xx for the final answer, and what follows for its body until the end": (
         "Expect: HTTP/1.0 gets no 100",
         "HTTP/1.0: 103 is left out",
     ),
@@ -219,9 +208,6 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
     "differs: ends a cut body of HTTP/1.0 as if it were whole": (
         "HTTP/1.0: a body cut short ends in a reset",
     ),
-    "differs: takes a client's half-close for its leaving": (
-        "half-close: while the answer streams",
-    ),
     "differs: writes a Date and a Server of its own": (
         "answer field: Date and Server are the backend's",
     ),
@@ -229,9 +215,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "no body: 204 has no length",
         "more than the answer: a body in a 204",
     ),
-    "differs: skips whitespace after a size": (
-        "cut: a chunk size with a space",
-    ),
+    "differs: skips whitespace after a size": ("cut: a chunk size with a space",),
     "differs: takes LF alone for the end of a chunk line": (
         "cut: a chunk size that ends in LF",
         "cut: a chunk end of LF",
@@ -244,7 +228,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "cut: trailers with a space before the colon",
         "cut: trailers folded",
     ),
-    "passes: opens a tunnel that nobody asked for": (
+    "passes: passes a 101 on that nobody asked for": (
         "upgrade: 101 that nobody asked for",
         "upgrade: 101 to HTTP/1.0",
     ),
@@ -289,9 +273,7 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "answer field: a control character in a value",
         "answer field: DEL in a value",
     ),
-    "passes: drops CR at the end of a line": (
-        "answer field: CR CR LF",
-    ),
+    "passes: drops CR at the end of a line": ("answer field: CR CR LF",),
     "passes: takes a length that it cannot read for none: the body ends with the connection": (
         "answer framing: a plus sign",
         "answer framing: negative",
@@ -326,5 +308,8 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "answer framing: chunked with a vertical tab",
         "answer framing: an empty Transfer-Encoding",
         "answer framing: chunked in HTTP/1.0",
+    ),
+    "rejects: takes a 1xx for the final answer, and what follows for its body until the end": (
+        "1xx: before an answer to HEAD",
     ),
 }

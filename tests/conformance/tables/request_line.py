@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from tests.conformance.case import Arrival, Case, End, Reply, Steps, get, head, passed, refused
 
@@ -45,7 +45,7 @@ _BAD_LINES = (
 )  # fmt: skip
 
 
-def _method(name: str, method: str | bytes, **rest: str) -> Case:
+def _method(name: str, method: str | bytes, **rest: Any) -> Case:
     method = method if isinstance(method, bytes) else method.encode("latin-1")
     return refused(f"method: {name}", "9110 §5.6.2", line(method + b" / HTTP/1.1"), **rest)
 
@@ -76,7 +76,7 @@ _METHODS = (
 )  # fmt: skip
 
 
-def _version(version: str, status: int, why: str, **rest: str) -> Case:
+def _version(version: str, status: int, why: str, **rest: Any) -> Case:
     return refused(f"version: {why}", "9112 §2.3", line(f"GET / {version}"), status=status, **rest)
 
 
@@ -108,7 +108,7 @@ _VERSIONS = (
 )  # fmt: skip
 
 
-def _target(name: str, target: str, arrives: str | None = None, **rest: object) -> Case:
+def _target(name: str, target: str, arrives: str | None = None, **rest: Any) -> Case:
     """The target passes, as it is or as `arrives`."""
     return passed(
         f"target: {name}", "9112 §3.2", get(target=target),
@@ -116,7 +116,7 @@ def _target(name: str, target: str, arrives: str | None = None, **rest: object) 
     )  # fmt: skip
 
 
-def _bad_target(name: str, target: str, *, rfc: str = "9112 §3.2", **rest: str) -> Case:
+def _bad_target(name: str, target: str, *, rfc: str = "9112 §3.2", **rest: Any) -> Case:
     return refused(f"target: {name}", rfc, get(target=target), **rest)
 
 
@@ -141,7 +141,7 @@ _TARGETS = (
 )  # fmt: skip
 
 
-def _absolute(name: str, url: str, arrives: str, host: str = "a.example", **rest: object) -> Case:
+def _absolute(name: str, url: str, arrives: str, host: str = "a.example", **rest: Any) -> Case:
     return passed(
         f"absolute form: {name}", "9112 §3.2.2",
         head(f"GET {url} HTTP/1.1", f"Host: {host}"),
