@@ -17,22 +17,20 @@ from typing import Final
 
 from lb import proxy_protocol
 from lb.client_connection import ClientConnection
-from lb.proxy_protocol import MalformedProxyHeader
+from lb.proxy_protocol import MAX_V2, MalformedProxyHeader
 from lb.tasks import spawn
 
 log = logging.getLogger(__name__)
 
-# A v2 header may be 16 + 65535 bytes by its length field; what is looked at is bounded by this.
-PEEK_BYTES: Final = 4096
-# Between two looks at a header that is not complete: what was looked at stays readable, so the
-# socket cannot tell when there is more.
-PEEK_PAUSE_S: Final = 0.01
+# No header is longer; how much of this is one, is only known once it was looked at.
+PEEK_BYTES: Final = MAX_V2
 
 Make = Callable[[], ClientConnection]
 
 
 class Acceptor:
-    """One listening socket. `close` stops it; connections already handed on stay."""
+    """One listening socket. `close` stops it; connections already handed on stay, and those whose
+    header is awaited are still handed on, unless they are `cut`."""
 
     def __init__(
         self,
@@ -50,17 +48,24 @@ class Acceptor:
         self._timeout_s = timeout_s
         self._context = context
         self._loop = loop
+        self._arriving: set[asyncio.Task[None]] = set()
         loop.add_reader(listening.fileno(), self._accept)
 
     def close(self) -> None:
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
 
+    def cut(self) -> None:
+        for task in self._arriving:
+            task.cancel()
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             connected, _ = self._listening.accept()
             connected.setblocking(False)
-            spawn(self._introduce(connected), name="PROXY header")
+            task = spawn(self._introduce(connected), name="PROXY header")
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
 
     async def _introduce(self, connected: socket.socket) -> None:
         try:
@@ -89,15 +94,15 @@ class Acceptor:
             raise
 
     async def _header(self, connected: socket.socket) -> proxy_protocol.Parsed:
+        begun = b""
         while True:
             data = await self._peek(connected)
-            parsed = proxy_protocol.parse(data)
+            parsed = proxy_protocol.parse(begun + data)
             if parsed is not None:
-                connected.recv(parsed.consumed)
+                connected.recv(parsed.consumed - len(begun))
                 return parsed
-            if len(data) >= PEEK_BYTES:
-                raise MalformedProxyHeader("it is longer than any header")
-            await asyncio.sleep(PEEK_PAUSE_S)
+            # all of it belongs to a header: off the socket, so that the next look is at what follows
+            begun += connected.recv(len(data))
 
     async def _peek(self, connected: socket.socket) -> bytes:
         readable = self._loop.create_future()

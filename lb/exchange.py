@@ -236,14 +236,16 @@ def back(
     *,
     stay: bool,
     length: int | None,
+    date: bytes | None = None,
     edit: Callable[[Fields], Fields] = lambda fields: fields,
     ours: bool = False,
 ) -> Back:
     """The answer's head as the client gets it.
 
     `request` is None where none could be read. `stay`: the connection may be kept if the client
-    asked for that. `length`: what the body has, None where nobody knows yet. `ours`: made here, not
-    by a backend.
+    asked for that. `length`: what the body has, None where nobody knows yet. `date`: now, for an
+    answer that does not say when it was made (RFC 9110 §6.6.1). `ours`: made here, not by a
+    backend.
     """
     status = answer.status
     bodiless = (request is not None and request.method == "HEAD") or status in (204, 304)
@@ -256,6 +258,8 @@ def back(
             fields, version=_dotted(answer), drop_length=status == 204, trailers=chunked
         )
     fields = list(edit(fields))
+    if date is not None and headers.value_of(fields, b"date") is None:
+        fields.append((b"Date", date))
     if bodiless:
         body = Body.NONE
     elif length is not None:

@@ -272,6 +272,7 @@ class Journey:
             head,
             stay=self.connection.may_stay(),
             length=sent.length if gzip is None else None,
+            date=self._proxy.date(),
             edit=edit,
         )
         self._status = head.status
@@ -316,7 +317,12 @@ class Journey:
         """An answer made here."""
         self._status = head.status
         back = exchange.back(
-            self._asked, head, stay=self.connection.may_stay(), length=len(body), ours=True
+            self._asked,
+            head,
+            stay=self.connection.may_stay(),
+            length=len(body),
+            date=self._proxy.date(),
+            ours=True,
         )
         self._head_bytes = len(back.head)
         try:

@@ -67,6 +67,12 @@ class _Listener:
         sockets.close(self.bound)
         self.bound.clear()
 
+    def cut(self) -> None:
+        """Those too that are neither connections yet nor waiting to be accepted."""
+        for one in self.accepting:
+            if isinstance(one, Acceptor):
+                one.cut()
+
 
 class ProxyServer:
     """The proxy on its addresses. `addresses` is what clients can connect to, once started.
@@ -247,6 +253,7 @@ class ProxyServer:
         proxy.stopping = True
         for open_ in self._listeners.values():
             open_.close()
+            open_.cut()
         running = len(proxy.running)
         busy = {journey.connection for journey in proxy.running}
         for connection in tuple(proxy.connections):

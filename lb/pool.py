@@ -86,10 +86,14 @@ class Pool(Membership):
 
     @classmethod
     def from_config(
-        cls, service: str, config: ServiceConfig, clock: Callable[[], float] = time.monotonic
+        cls,
+        service: str,
+        config: ServiceConfig,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Rng | None = None,
     ) -> Pool:
         """A pool with the configured policy, rules and static backends."""
-        pool = cls(service, policy_named(config.policy, config.hash), config.health, clock)
+        pool = cls(service, policy_named(config.policy, config.hash), config.health, clock, rng)
         pool.configure(config)
         return pool
 

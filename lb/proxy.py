@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from typing import Final, cast
 
 from aiohttp import web
@@ -108,7 +109,9 @@ class Proxy:
     # ── connections ──────────────────────────────────────────────────────────────────────────
 
     def arrived(self, connection: ClientConnection) -> bool:
-        """A client connected. False: there are too many, close it."""
+        """A client connected. False: there are too many, or we stop; close it."""
+        if self.stopping:
+            return False
         limits = self.config.limits
         mine = self._by_client.get(connection.peer, 0)
         most = limits.connections_per_client
@@ -147,7 +150,7 @@ class Proxy:
         """Answer what could not even be read, and count it."""
         identifier = self._request_ids()
         head, body = exchange.refusal(error, identifier)
-        back = exchange.back(None, head, stay=False, length=len(body), ours=True)
+        back = exchange.back(None, head, stay=False, length=len(body), date=self.date(), ours=True)
         self.counters.finished("", error.status, 0.0, self.clock())
         if self.access_log.enabled:
             self.access_log.write(_unread(connection, error, identifier))
@@ -178,6 +181,10 @@ class Proxy:
             found = self._timeouts[own] = self.config.timeouts.model_copy(update=changed)
         return found
 
+    def date(self) -> bytes:
+        """Now, as a Date field says it."""
+        return _date(int(time.time()))
+
     def trace(self) -> bytes:
         """A traceparent for a request that has none."""
         return trace.make(self._random)
@@ -185,6 +192,11 @@ class Proxy:
     def https_place(self, asked: Asked) -> bytes:
         """The same place, by https."""
         return exchange.https_place(asked, self.https_port)
+
+
+@functools.lru_cache(maxsize=1)
+def _date(unix_s: int) -> bytes:
+    return formatdate(unix_s, usegmt=True).encode("ascii")
 
 
 def _unread(connection: ClientConnection, error: RequestError, identifier: bytes) -> Entry:

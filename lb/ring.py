@@ -6,7 +6,7 @@ Owns the ring. Pure; a key means nothing else to anybody.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from math import ceil
 from operator import itemgetter
@@ -14,6 +14,7 @@ from typing import Final
 
 from lb.config_service import HashConfig
 from lb.cookies import cookie_values
+from lb.headers import Fields, value_of
 from lb.slate import C, Candidate, Rng, Slate
 
 POINTS: Final = 8
@@ -35,7 +36,7 @@ class ConsistentHash:
     has `load` times its share of the running requests is passed over for the next nearest: of a
     hot backend's keys each then goes to another one, not all to its one neighbour.
 
-    A pick costs 21 binary searches, about 8 µs, at 10 backends as at 1000.
+    A pick costs 21 binary searches: 7 µs with 10 backends, 10 µs with 1000.
     """
 
     name = "consistent_hash"
@@ -107,14 +108,13 @@ def _hash(data: bytes) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
-def hash_key(config: HashConfig, fields: Iterable[tuple[bytes, bytes]], address: bytes) -> bytes:
+def hash_key(config: HashConfig, fields: Fields, address: bytes) -> bytes:
     """What of a request the choice hangs on: a header, a cookie, or the client's address, which
     also stands in where the request has no such header or cookie."""
-    name = config.name.encode("ascii")
+    name = config.name.encode()
     found: bytes | None = None
     if config.by == "header":
-        wanted = name.lower()
-        found = next((value for field, value in fields if field.lower() == wanted), None)
+        found = value_of(fields, name.lower())
     elif config.by == "cookie":
         found = next(cookie_values(fields, name), None)
     return address if found is None else found

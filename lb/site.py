@@ -12,12 +12,12 @@ from lb.backend import Backend
 from lb.breaker import Breaker
 from lb.budget import RetryBudget
 from lb.config import ProxyConfig, ServiceConfig
-from lb.cookies import cookie_values
 from lb.error_pages import ErrorPages
-from lb.headers import Fields, value_of
+from lb.headers import Fields
 from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
+from lb.ring import hash_key
 from lb.sticky import Sticky
 from lb.tls import client_context
 from lb.upstream import Upstream
@@ -93,13 +93,7 @@ class Site:
         """What `consistent_hash` hangs a request on; None where the policy asks for nothing."""
         if self.config.policy != "consistent_hash":
             return None
-        by, name = self.config.hash.by, self.config.hash.name.encode()
-        found = None
-        if by == "header":
-            found = value_of(fields, name.lower())
-        elif by == "cookie":
-            found = next(cookie_values(fields, name), None)
-        return client if found is None else found
+        return hash_key(self.config.hash, fields, client)
 
     def preferred(self, fields: Fields) -> str | None:
         """The backend that a sticky client comes back to."""

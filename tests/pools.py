@@ -69,7 +69,7 @@ def lifecycle(pool: Pool, name: str) -> str:
 
 def configured(clock: Clock | None = None, **settings: Any) -> Pool:
     """A pool by its service's configuration; whatever is static is ready."""
-    pool = Pool.from_config("web", ServiceConfig(**settings), clock or Clock())
+    pool = Pool.from_config("web", ServiceConfig(**settings), clock or Clock(), random.Random(1))
     for one in pool:
         pool.observe(Report(one.name, one.address, True, "200"))
     return pool

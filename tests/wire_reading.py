@@ -22,7 +22,6 @@ from lb.wire.head import END, answer_head, request_head
 
 CLIENT = headers.Connection(peer=b"192.0.2.1", port=b"80")
 IDENTIFIER = b"fuzz-00000001"
-TRAILERS = (b"x-sum",)
 
 
 @dataclass
@@ -104,7 +103,7 @@ def take_requests(data: bytes) -> Taken:
             else:
                 body = b"".join(pieces)
             taken.onward.append(onward.head + body)
-            if not asked.keep_alive or asked.upgrade is not None:
+            if not asked.keep_alive:
                 return taken
     except (WireError, RequestError) as error:
         taken.error = error
@@ -117,6 +116,8 @@ def take_requests(data: bytes) -> Taken:
 class _Told:
     def __init__(self) -> None:
         self.messages: list[Read] = []
+        self.parser: Any = None
+        """Of requests: asked for the method."""
 
     def on_message_begin(self) -> None:
         self.messages.append(Read())
@@ -132,35 +133,26 @@ class _Told:
 
     def on_message_complete(self) -> None:
         self.messages[-1].whole = True
+        if self.parser is not None:
+            self.messages[-1].start = self.parser.get_method()
 
 
 def llhttp_requests(data: bytes) -> tuple[list[Read], str]:
     """(messages, what it refused in the end or nothing). The last message may be incomplete."""
     messages: list[Read] = []
-    while True:
+    while data:
         told = _Told()
-        parser: Any = httptools.HttpRequestParser(told)
-        begin = told.on_message_begin
-
-        def complete(told: _Told = told, parser: Any = parser) -> None:
-            told.messages[-1].whole = True
-            told.messages[-1].start = parser.get_method()
-
-        told.on_message_complete = complete  # type: ignore[method-assign]
-        del begin
-        parser = httptools.HttpRequestParser(told)
-        complete.__defaults__ = (told, parser)
+        told.parser = parser = httptools.HttpRequestParser(told)
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             messages += told.messages
             data = data[upgrade.args[0] :]
-            if not data:
-                return messages, ""
             continue
         except httptools.HttpParserError as error:
             return messages + told.messages, repr(error)
         return messages + told.messages, ""
+    return messages, ""
 
 
 def h11_request(data: bytes) -> Read:
@@ -235,7 +227,7 @@ def check_requests(data: bytes) -> Taken:
     for read, onward in zip(taken.read, taken.onward, strict=False):
         other = h11_request(onward)
         assert (other.start, other.body) == (read.start, read.body), (data, onward)
-        _framed_once(other.fields, onward)
+        _framed_once(other.fields, onward, b"_.")
         messages, refused = llhttp_requests(onward)
         if not refused:
             assert len(messages) == 1, (data, onward, messages)
@@ -243,11 +235,12 @@ def check_requests(data: bytes) -> Taken:
             assert (messages[0].start, messages[0].body) == (read.start, read.body), (data, onward)
         else:
             assert refused.startswith(_NOT_KNOWN), (refused, data, onward)
-    _same_boundaries(data, taken)
+    same_boundaries(data, taken)
     return taken
 
 
-def _same_boundaries(data: bytes, taken: Taken) -> None:
+def same_boundaries(data: bytes, taken: Taken) -> None:
+    """As far as llhttp reads the client's bytes, it reads the same requests in them."""
     theirs, _ = llhttp_requests(data)
     for ours, other in zip(taken.read, theirs, strict=False):
         if not other.whole:
@@ -255,13 +248,11 @@ def _same_boundaries(data: bytes, taken: Taken) -> None:
         assert ours.meaning == other.meaning, (data, ours, other)
 
 
-def _framed_once(fields: Iterable[tuple[bytes, bytes]], written: bytes) -> None:
-    framing = [
-        name
-        for name, _ in fields
-        if name.lower().replace(b"_", b"-") in (b"content-length", b"transfer-encoding")
-    ]
-    assert len(framing) <= 1, written
+def _framed_once(fields: Iterable[tuple[bytes, bytes]], written: bytes, odd: bytes = b"") -> None:
+    """`odd`: bytes of names that somebody may take for a `-`."""
+    lengths = (b"content-length", b"transfer-encoding")
+    names = [name.lower().translate(bytes.maketrans(odd, b"-" * len(odd))) for name, _ in fields]
+    assert sum(name in lengths for name in names) <= 1, written
 
 
 def check_answer(data: bytes, method: str, *, newer: bool) -> bool:

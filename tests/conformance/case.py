@@ -125,7 +125,7 @@ class Case:
     """Of ProxyConfig, where not the defaults."""
     haproxy: str = ""
     """Why HAProxy does otherwise: the word of `compare.Verdict`, a colon, the reason. Several
-    words (`refuses or differs: …`) where timing decides."""
+    words (`refuses or differs: …`) where timing or chance decides."""
     nginx: str = ""
     alone: str = ""
     """Why others are not asked at all."""

@@ -172,6 +172,15 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "refuses: wants a path in a URL": ("absolute form: a query without a path",),
     "refuses: has room for 255 bytes of a name": ("limit: a name of 1,000 bytes",),
+    # h1_parse_msg_tlrs of 2.6 leaves err_pos, which says whether to be strict, uninitialised.
+    "same or forwards: reads trailers with a strictness that it never sets, another each start": (
+        "trailer: a space before the colon",
+        "trailer: folded at once",
+        "trailer: bad when the request is under way",
+    ),
+    "same or differs: reads trailers with a strictness that it never sets, another each start": (
+        "cut: trailers with a space before the colon",
+    ),
     "differs: passes the absolute form on, as to another proxy": (
         "absolute form: becomes origin form",
         "absolute form: without a path becomes /",

@@ -146,6 +146,9 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "half-close: HTTP/1.0",
         "half-close: while the answer streams",
     ),
+    "differs: takes a status line without its second space for no status line": (
+        "answer: no reason, and no space before it",
+    ),
     "differs: knows no Host but the field, here": (
         "absolute form: HTTP/1.0 without Host gets one",
     ),
