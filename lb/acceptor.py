@@ -101,7 +101,7 @@ class Acceptor:
             if parsed is not None:
                 connected.recv(parsed.consumed - len(begun))
                 return parsed
-            # all of it belongs to a header: off the socket, so that the next look is at what follows
+            # all of it belongs to a header: off the socket, so that the next look is at the rest
             begun += connected.recv(len(data))
 
     async def _peek(self, connected: socket.socket) -> bytes:

@@ -62,7 +62,7 @@ class BadRequestError(ClientFaultError):
 
 
 class AmbiguousPathError(BadRequestError):
-    """Its path leads to one route as it is written, and to another as some servers would read it."""
+    """Its path leads to one route as it is written, and to another as some servers read it."""
 
     reason = "ambiguous_path"
 

@@ -53,6 +53,11 @@ class Exchange:
     def path(self) -> bytes:
         return self.seen.target.partition(b"?")[0]
 
+    @property
+    def port(self) -> int:
+        """Where the backend listens."""
+        return int(self._writer.get_extra_info("sockname")[1])
+
     async def read_body(self) -> bytes:
         """All of the body, by its framing."""
         async for _ in self.pieces():

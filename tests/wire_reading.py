@@ -22,6 +22,7 @@ from lb.wire.head import END, answer_head, request_head
 
 CLIENT = headers.Connection(peer=b"192.0.2.1", port=b"80")
 IDENTIFIER = b"fuzz-00000001"
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 @dataclass
@@ -289,7 +290,7 @@ def check_answer(data: bytes, method: str, *, newer: bool) -> bool:
             pieces = [rest] if rest else []
     except (WireError, RequestError):
         return False
-    back = exchange.back(exchange.asked(request), head, stay=True, length=length)
+    back = exchange.back(exchange.asked(request), head, stay=True, length=length, date=DATE)
     body = b"".join(pieces)
     written = back.head
     if back.body is exchange.Body.CHUNKED:

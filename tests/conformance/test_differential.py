@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 import uvloop
@@ -102,11 +102,11 @@ def peer(request: pytest.FixtureRequest) -> Peer:
 @pytest.fixture(scope="module")
 def results(peer: Peer, folder: Path, request: pytest.FixtureRequest) -> Results:
     """Of the cases that were chosen (`-k`): all at once, because each waits for silence."""
+    name = test_every_difference_is_explained.__name__
     chosen = {
-        item.callspec.params["case"].name
+        cast(Case, item.callspec.params["case"]).name
         for item in request.session.items
-        if item.path == Path(__file__) and isinstance(item, pytest.Function)
-        if item.originalname == test_every_difference_is_explained.__name__
+        if isinstance(item, pytest.Function) and item.originalname == name
     }
     return uvloop.run(ask(peer, folder, [case for case in COMPARED if case.name in chosen]))
 

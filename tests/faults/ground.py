@@ -53,7 +53,7 @@ class Bystander:
     async def _ask(self, client: Client) -> None:
         await client.request("GET", "/")
         answer = await client.answer()
-        assert (answer.status, answer.body) == (200, b"ok")
+        assert (answer.status, answer.body) == (200, b"ok"), answer
         self.served += 1
 
 
@@ -143,6 +143,7 @@ async def ground(
             "bad": _site("bad", address, config, metrics, queue, max_in_flight),
         }
         routes = (
+            RouteConfig(service="good"),
             RouteConfig(path="/bad", service="bad", timeouts=RouteTimeouts(**(impatience or {}))),
         )
         server = ProxyServer(
@@ -157,7 +158,7 @@ async def ground(
             )
             asking = asyncio.create_task(bystander.run())
             try:
-                await until(lambda: bystander.served)
+                await until(lambda: bystander.served or asking.done())
                 yield found
                 served = bystander.served
                 await until(lambda: bystander.served > served or asking.done())
