@@ -148,7 +148,8 @@ class Attempts:
             )
 
         try:
-            if after_s and may_hedge(sending.onward.method, sending.body is not None):
+            alone = sending.body is not None or sending.onward.upgrade
+            if after_s and may_hedge(sending.onward.method, alone):
                 winner = await hedged(attempt, lambda: self._second(attempt), send, after_s)
                 self.backend = winner.backend
                 return winner, None

@@ -36,6 +36,7 @@ class BackendConnection(asyncio.Protocol):
         "ended",
         "idle_since",
         "lost",
+        "rules",
         "transport",
         "used",
     )
@@ -56,6 +57,8 @@ class BackendConnection(asyncio.Protocol):
         self.used = 0
         """Exchanges begun on it."""
         self.idle_since = 0.0
+        self.rules: object = None
+        """What it was opened by: `upstream` may not use it again by others."""
 
     # ── asyncio's side ───────────────────────────────────────────────────────────────────────
 
@@ -145,6 +148,11 @@ class BackendConnection(asyncio.Protocol):
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
+    def write(self, data: bytes) -> None:
+        """Into the void where it is closed already: reading tells why."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
     async def drain(self) -> None:
         """Wait until the backend has taken most of what was written."""
         if self._writable is not None:
@@ -170,11 +178,14 @@ class BackendConnection(asyncio.Protocol):
         """From now on bytes go there, those that are here first."""
         self._tunnel = tunnel
         ahead, self.buffer = self.buffer, b""
+        self._read(True)
+        if self._writable is not None:
+            tunnel.backend_full(True)
         if ahead:
             tunnel.from_backend(ahead)
-        self._read(True)
         if self.ended:
-            tunnel.backend_ended()
+            # outside of a tunnel its end is the connection's
+            tunnel.backend_lost()
 
     def pause_tunnel(self, full: bool) -> None:
         """The client's side takes no more, or takes more again."""

@@ -28,7 +28,7 @@ from lb.errors import (
     VersionRefusedError,
 )
 from lb.proxy_protocol import Parsed
-from lb.sockets import reset
+from lb.sockets import reset, taken
 from lb.tls import peer_name
 from lb.wire.chunked import ChunkReader
 from lb.wire.errors import WireError
@@ -36,7 +36,7 @@ from lb.wire.framing import Ends, Framing, request_framing
 from lb.wire.head import END, RequestHead, hopeless, request_head
 
 if TYPE_CHECKING:
-    from lb.proxy import Proxy
+    from lb.client_server import ClientServer
 
 # One exchange, in the only words that aiohttp's server needs for it.
 _TOKEN: Final = b"GET / HTTP/1.1\r\nHost: exchange\r\n\r\n"
@@ -48,9 +48,11 @@ AHEAD_BYTES: Final = 65536
 # answer: so we close our side, and go on reading for this long.
 LINGER_S: Final = 2.0
 
+# What is unsent when a connection is closed still goes out, to whoever takes it by then.
+FLUSH_S: Final = 30.0
+
 # When a client has closed its side: has it hung up, or does it wait for its answer? Only sending
-# tells. An interim answer is harmless to who waits, and is answered with a reset by who left (the
-# second one finds that out). Quick answers never meet it.
+# tells. An interim answer is harmless to who waits; who left resets it, found out by the second.
 PROBES_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)
 _PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -85,23 +87,6 @@ class Tunnelled(Protocol):
     def client_full(self, full: bool) -> None: ...
 
 
-class ClientServer(web.Server):
-    """aiohttp's server before a proxy."""
-
-    def __init__(self, proxy: Proxy, *, scheme: bytes, redirect_to_https: bool) -> None:
-        super().__init__(proxy.handle, handler_cancellation=True)
-        self.proxy = proxy
-        self.scheme = scheme
-        self.redirect_to_https = redirect_to_https
-
-    def __call__(self) -> web.RequestHandler:
-        return self.connection()
-
-    def connection(self) -> ClientConnection:
-        """What carries one accepted connection."""
-        return ClientConnection(self)
-
-
 class ClientConnection(web.RequestHandler):
     """`head`, `framing` and `body` are the running exchange's."""
 
@@ -131,9 +116,10 @@ class ClientConnection(web.RequestHandler):
         self._tunnel_full = False
         self._reading = True
         self._probes = 0
+        self._written_before = 0
         self._parted: asyncio.Future[None] | None = None
-        self._running = False
-        """aiohttp was told of an exchange, and it is not over."""
+        self.running = False
+        """An exchange is to begin, or has, and it is not over."""
         self.half_closed = False
         self.served = 0
         """Requests begun."""
@@ -201,11 +187,12 @@ class ClientConnection(web.RequestHandler):
         if self._phase is Phase.TUNNEL:
             self._tunnel.client_ended()
             return not self._is_tls
+        # One whose request was malformed waits to hear so.
+        refused = self._phase is Phase.DEAF and self.running
+        self.half_closed = refused or self._phase is Phase.ANSWER
         if self._phase is Phase.ANSWER:
-            self.half_closed = True
             self._probe_again()
-            return not self._is_tls
-        return None
+        return self.half_closed and not self._is_tls
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -282,7 +269,7 @@ class ClientConnection(web.RequestHandler):
         self._read_body()
         self.served += 1
         self.written = 0
-        self._running = True
+        self.running = True
         super().data_received(_TOKEN)
 
     def _head_so_far(self, data: bytes, head_bytes: int) -> None:
@@ -302,8 +289,9 @@ class ClientConnection(web.RequestHandler):
         if self._chunked:
             if not data:
                 return
-            for piece in self._chunks.feed(data):
-                self.body.feed(piece)
+            # In one piece: many tiny ones would take 50 bytes of memory beside theirs.
+            if payload := b"".join(self._chunks.feed(data)):
+                self.body.feed(payload)
             if not self._chunks.done:
                 return
             self._input = self._chunks.rest
@@ -326,7 +314,7 @@ class ClientConnection(web.RequestHandler):
         """Where the next request would begin, nobody knows: this is the last that is read."""
         begun, self._input = self._input, b""
         phase, self._phase = self._phase, Phase.DEAF
-        if self._running:
+        if self.running:
             self.body.fail(error)
             return
         # an answer to HEAD has no body, however bad the rest of the request is
@@ -348,11 +336,12 @@ class ClientConnection(web.RequestHandler):
 
     async def exchange_over(self, keep: bool) -> None:
         """The answer is written. `keep`: it promised another; else linger until the client ends."""
-        self._running = False
+        self.running = False
         if self.transport is None:
             return
         if keep and self._phase is Phase.ANSWER:
             self._phase = Phase.HEAD
+            self._body_full = False  # by a body that nobody read
             self._scanned = 0
             self._deadline.after(self._proxy.config.timeouts.idle)
             self._advance()
@@ -365,6 +354,7 @@ class ClientConnection(web.RequestHandler):
         unread = self._phase is not Phase.ANSWER or self._input
         self._phase = Phase.DEAF
         self._input = b""
+        self._deadline.after(FLUSH_S)
         if unread and not self.half_closed and not self.transport.is_closing():
             self._parted = self._loop.create_future()
             self._hang_up()
@@ -376,10 +366,8 @@ class ClientConnection(web.RequestHandler):
         if transport is None or transport.is_closing():
             self._part()
             return
-        if not transport.can_write_eof():
-            transport.close()
-            return
-        transport.write_eof()
+        if transport.can_write_eof():  # TLS cannot: there `Connection: close` has to do
+            transport.write_eof()
         self._body_full = False
         self._regulate()
         self._deadline.after(LINGER_S)
@@ -401,22 +389,25 @@ class ClientConnection(web.RequestHandler):
         elif self._phase in (Phase.HEAD, Phase.DEAF):
             self._part()
             self.force_close()
+            if transport.get_write_buffer_size():
+                self._loop.call_later(FLUSH_S, transport.abort)
 
     def _probe(self, transport: asyncio.Transport) -> None:
-        if self.head.version < (1, 1):
-            # It would take an interim answer for the final one.
+        quiet = 0 < self.written == self._written_before and not transport.get_write_buffer_size()
+        if self.head.version < (1, 1) or quiet:
+            # It would take an interim answer for the final one, or for a part of it.
             transport.abort()
             return
-        if not self.written:
+        if not (self.written or transport.is_closing()):
             transport.write(_PROBE)
         self._probe_again(self._probes + 1)
 
     def _probe_again(self, probes: int = 0) -> None:
         """Arrange for the next probe, after so many of this request."""
-        self._probes = probes
+        self._probes, self._written_before = probes, self.written
         next_s = PROBES_S[min(probes, len(PROBES_S) - 1)]
-        newer = self.head.version >= (1, 1)
-        self._deadline.after(next_s if newer else self._proxy.config.timeouts.half_closed)
+        may_ask = self.head.version >= (1, 1) and not self.written
+        self._deadline.after(next_s if may_ask else self._proxy.config.timeouts.half_closed)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
@@ -438,15 +429,21 @@ class ClientConnection(web.RequestHandler):
     async def drain(self, silence_s: float) -> None:
         """Wait while the client reads more slowly than the backend answers. Raises ClientGoneError,
         or ClientTimeoutError where it takes nothing at all for `silence_s`."""
-        if not self.writing_paused:
+        transport = self.transport
+        if not self.writing_paused or transport is None:
             return
         try:
-            async with asyncio.timeout(silence_s or None):
-                await self._drain_helper()
+            await taken(transport, self._drained, silence_s)
         except TimeoutError:
             raise ClientTimeoutError("the client does not take its answer") from None
         except ConnectionError as error:
             raise ClientGoneError("the client hung up") from error
+
+    async def _drained(self) -> None:
+        try:
+            await self._drain_helper()
+        finally:
+            self._drain_waiter = None  # aiohttp would wait for a cancelled one again
 
     def abort(self) -> None:
         """Cut it: whatever was promised does not come. With a reset, because to a body that lasts
@@ -487,14 +484,17 @@ class ClientConnection(web.RequestHandler):
         self._phase = Phase.TUNNEL
         self._tunnel = tunnel
         self._deadline.clear()
+        self._body_full = False
+        if self.writing_paused:
+            tunnel.client_full(True)
         if ahead:
             tunnel.from_client(ahead)
         self._regulate()
 
     def handle_error(
-        self, *_: Any, exc: BaseException | None = None, **__: Any
+        self, request: Any, status: int = 500, exc: BaseException | None = None, *_: Any
     ) -> web.StreamResponse:
         """aiohttp asks for an answer to a fault of ours that the journey did not translate."""
         self._proxy.fault(exc)
         self.abort()
-        return web.Response(status=500)
+        return web.Response(status=status)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from itertools import count
 from typing import Final
@@ -219,6 +220,7 @@ def onward(
         chunked=chunked,
         upgrade=request.upgrade is not None,
         proxy_header=proxy_header,
+        trailers=partial(headers.trailer_fields, underscores=underscores),
     )
 
 

@@ -18,6 +18,7 @@ from lb.attempts import Attempts, Sending
 from lb.config import TimeoutsConfig
 from lb.errors import (
     ClientGoneError,
+    ClientTimeoutError,
     DeadlineError,
     Fault,
     InternalError,
@@ -326,10 +327,13 @@ class Journey:
         )
         self._head_bytes = len(back.head)
         try:
-            self.connection.write(back.head if back.body is Body.NONE else back.head + body)
+            # what could not be understood is answered without a request: that it is HEAD counts
+            bodiless = back.body is Body.NONE or self.connection.head.method == "HEAD"
+            self.connection.write(back.head if bodiless else back.head + body)
             await self.connection.drain(self._proxy.config.timeouts.between_bytes)
-        except ClientGoneError:
+        except (ClientGoneError, ClientTimeoutError):
             self._status = 499
+            self.connection.abort()
             return False
         return back.keep_alive
 

@@ -21,7 +21,7 @@ from lb import sockets
 from lb.acceptor import Acceptor
 from lb.access_log import AccessLog
 from lb.address import split_address
-from lb.client_connection import ClientServer
+from lb.client_server import ClientServer
 from lb.config import ListenConfig, ProxyConfig
 from lb.exchange import RequestIds
 from lb.metrics import RequestMetrics
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # After the deadline the cancelled journeys only have to unwind.
 _UNWIND_S = 2.0
+
+# Turns of the loop from the last byte of a request to its journey.
+_TO_BEGIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +257,15 @@ class ProxyServer:
         for open_ in self._listeners.values():
             open_.close()
             open_.cut()
-        running = len(proxy.running)
-        busy = {journey.connection for journey in proxy.running}
         for connection in tuple(proxy.connections):
-            if connection in busy:
+            if connection.running:
                 connection.close()
             else:
                 # An idle client would otherwise send into a connection that no longer reads.
                 connection.force_close()
+        for _ in range(_TO_BEGIN):
+            await asyncio.sleep(0)
+        running = len(proxy.running)
         cut = await self._wait(self._config.shutdown_grace if grace_s is None else grace_s)
         for open_ in self._listeners.values():
             await open_.server.shutdown(_UNWIND_S)

@@ -56,6 +56,7 @@ def repeat_of_status(status: int, config: RetryConfig) -> Repeat:
     return Repeat.IDEMPOTENT if status in config.on_status else Repeat.NEVER
 
 
-def may_hedge(method: str, has_body: bool) -> bool:
-    """Whether a second backend may be asked while the first still works on it."""
-    return method in _HEDGED and not has_body
+def may_hedge(method: str, alone: bool) -> bool:
+    """Whether a second backend may be asked while the first still works on it. `alone`: there is
+    but one body, or one tunnel."""
+    return method in _HEDGED and not alone

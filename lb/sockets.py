@@ -1,4 +1,4 @@
-"""Sockets below asyncio: binding listening ones, and resetting a connection.
+"""Sockets below asyncio: binding listening ones, resetting a connection, what a peer has taken.
 
 Listening ones are bound here so that one can be handed from one server to another. Knows addresses
 and sockets only; what is spoken on them is `listener`'s.
@@ -7,8 +7,11 @@ and sockets only; what is spoken on them is `listener`'s.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from lb.address import cannot_listen, split_address
@@ -17,6 +20,8 @@ BACKLOG: Final = 1024
 
 # SO_LINGER on, for no time: closing discards what is unsent, and resets.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+_INT: Final = struct.Struct("i")
 
 
 def bind(address: str) -> list[socket.socket]:
@@ -58,3 +63,34 @@ def reset(transport: asyncio.WriteTransport) -> None:
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()
+
+
+def unsent(transport: asyncio.WriteTransport) -> int:
+    """Bytes written that the peer has not acknowledged: in the transport, and in the kernel."""
+    held = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    try:
+        # tcp(7) calls it SIOCOUTQ
+        told = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+    except OSError:
+        return held
+    return held + int(_INT.unpack(told)[0])
+
+
+async def taken(
+    transport: asyncio.WriteTransport, drain: Callable[[], Awaitable[None]], silence_s: float
+) -> None:
+    """Wait for `drain()` while the peer takes anything at all within `silence_s` (0: for ever).
+
+    A full buffer drains only once much of it was taken: the kernel tells of room when a third of up
+    to 4 MiB is free. Somebody slow needs minutes for that, and is not silent. Raises TimeoutError.
+    """
+    left = unsent(transport)
+    while True:
+        try:
+            async with asyncio.timeout(silence_s or None):
+                return await drain()
+        except TimeoutError:
+            before, left = left, unsent(transport)
+            if left >= before:
+                raise

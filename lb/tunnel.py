@@ -60,7 +60,7 @@ class Tunnel:
     def from_client(self, data: bytes) -> None:
         self._deadline.after(self._idle_s)
         self.to_backend_bytes += len(data)
-        self._backend.transport.write(data)
+        self._backend.write(data)
 
     def client_ended(self) -> None:
         transport = self._backend.transport

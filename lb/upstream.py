@@ -49,6 +49,8 @@ class Upstream:
         self.limits = limits
         self._service = service
         self._tls = client_context(service.tls)
+        self._rules = object()
+        """Another one after each change of how connections are opened."""
         self._kept: dict[Backend, list[BackendConnection]] = {}
         self._doors: dict[Backend, asyncio.Semaphore] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -65,7 +67,8 @@ class Upstream:
         )
         self.timeouts, self.limits, self._service = timeouts, limits, service
         if changed:
-            # made under the old rules
+            # made under the old rules, as are those in use
+            self._rules = object()
             self._drop_all()
 
     # ── one attempt ──────────────────────────────────────────────────────────────────────────
@@ -106,6 +109,7 @@ class Upstream:
         if (
             not exchange.reusable
             or not backend.probed
+            or connection.rules is not self._rules
             or self._service.send_proxy_protocol != "off"
         ):
             connection.close()
@@ -133,14 +137,16 @@ class Upstream:
     async def _connect(
         self, backend: Backend, onward: Onward, timeouts: TimeoutsConfig
     ) -> BackendConnection:
+        rules = self._rules
         try:
             async with asyncio.timeout(timeouts.connect or None):
                 if backend.vm is not None and _is_loopback(backend):
                     connection = await self._knock(backend)
                 else:
                     connection = await self._open(backend)
+                connection.rules = rules
                 if onward.proxy_header:
-                    connection.transport.write(onward.proxy_header)
+                    connection.write(onward.proxy_header)
                 if self._tls is not None:
                     await self._encrypt(connection, backend, self._tls)
                 return connection
@@ -174,6 +180,9 @@ class Upstream:
         plain = connection.transport
         name = server_hostname(self._service.tls, backend.address)
         try:
+            if connection.buffer:
+                # It would be read as the first bytes of what came encrypted, by whomever it is.
+                raise BackendTlsError("no TLS with the backend: it spoke before the handshake")
             encrypted = await asyncio.get_running_loop().start_tls(
                 plain,
                 connection,
@@ -210,7 +219,7 @@ class Upstream:
 
     def settle(self) -> None:
         """Close the idle connections of every backend that gets no new request."""
-        for backend in list(self._kept):
+        for backend in {*self._kept, *self._doors}:
             if not backend.probed:
                 self._drop(backend)
 

@@ -239,8 +239,8 @@ async def test_routes_decide_where_and_how() -> None:
         assert (served.value("X-Served"), served.value("Server")) == ("yes", None)
         await client.request("GET", "/apiary")
         lost = await client.answer()
-        assert (lost.status, reason_of(lost.body)) in ((404, "no_route"), (200, ""))
-    (seen, *_) = backend.seen
+        assert (lost.status, reason_of(lost.body)) == (404, "no_route")
+    (seen,) = backend.seen
     assert seen.target == b"/v1?q"
     assert seen.values(b"X-Env") == [b"prod"]
     assert seen.values(b"X-Debug") == []
@@ -345,6 +345,11 @@ async def test_backends_are_told_the_client_before_each_request(version: str) ->
 # ── the access log ────────────────────────────────────────────────────────────────────────────────
 
 
+async def soon(exchange: Exchange) -> None:
+    await asyncio.sleep(0.02)
+    await exchange.answer()
+
+
 async def logged(proxy: Proxied, path: Path) -> list[dict[str, Any]]:
     """The lines of the log, once the proxy has stopped."""
     await proxy.server.stop(1.0)
@@ -354,7 +359,7 @@ async def logged(proxy: Proxied, path: Path) -> list[dict[str, Any]]:
 async def test_each_request_is_a_line_that_tells_how_it_went(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     async with (
-        FakeBackend(in_turn([reset_at_once])) as backend,
+        FakeBackend(in_turn([reset_at_once, soon])) as backend,
         proxied(backend, access_log={"format": "json", "path": str(path)}) as proxy,
     ):
         async with proxy.client() as client:
@@ -417,7 +422,7 @@ async def test_the_log_tells_of_retries_and_of_clients_that_left(tmp_path: Path)
 async def test_a_bug_of_ours_is_500_with_an_id_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(**_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     async with one() as (proxy, backend), proxy.client() as client:

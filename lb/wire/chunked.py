@@ -37,6 +37,7 @@ class ChunkReader:
         "_most_fields",
         "_overhead",
         "_read",
+        "_scanned",
         "_trailer_bytes",
         "done",
         "rest",
@@ -54,6 +55,9 @@ class ChunkReader:
         self._left = 0
         """Of the running chunk's payload."""
         self._overhead = 0
+        self._scanned = 0
+        """Bytes of unfinished trailers that were looked at: not again with every byte that drips
+        in."""
         self._read = self._size
         self.done = False
         self.rest = b""
@@ -124,12 +128,13 @@ class ChunkReader:
             self._at = at + 2
             self._finish()
             return False
-        end = self._buffer.find(END, at)
+        end = self._buffer.find(END, at + max(0, self._scanned - 3))
         section = self._buffer[at:] if end < 0 else self._buffer[at : end + 4]
         if len(section) > self._trailer_bytes:
             raise WireError("the trailers are too long")
-        if hopeless(section):
+        if hopeless(section, max(0, self._scanned - 1)):
             raise WireError("a bare CR or LF among the trailers")
+        self._scanned = len(section)
         if end >= 0:
             self.trailers = field_lines(section, self._most_fields)
             self._at = end + 4

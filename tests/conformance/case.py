@@ -80,8 +80,7 @@ class Reply:
     trailers: Mapping[str, Wanted] | None = None
     reason: bytes | None = None
     whole: bool = True
-    or_502: bool = False
-    """A 502 will do as well: how much of the answer was passed on is a matter of timing."""
+    """False: it must break off within its body."""
 
 
 @dataclass(frozen=True, slots=True)

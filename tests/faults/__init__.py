@@ -1,1 +1,1 @@
-"""Faults on either side of the proxy: who pays for them, who must not notice, what must not leak."""
+"""Faults on either side of the proxy: who pays for them, who must not notice, what stays."""

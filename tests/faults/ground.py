@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +102,7 @@ class Ground:
 
 def files() -> int:
     """Open files of this process, its sockets included."""
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def of_fakes() -> set[asyncio.Task[Any]]:
@@ -130,8 +129,8 @@ async def ground(
     """`bad` misbehaves. `timeouts` are the proxy's; `impatience` the bad route's own, so that a
     busy machine costs the bystander nothing. The rest of `settings` is ProxyConfig's."""
     address = bad if isinstance(bad, str) else bad.address
+    settings.setdefault("listen", (ListenConfig(address="127.0.0.1:0"),))
     config = ProxyConfig(
-        listen=(ListenConfig(address="127.0.0.1:0"),),
         timeouts=TimeoutsConfig(**{"connect": PATIENCE_S, **(timeouts or {})}),
         limits=LimitsConfig(**(limits or {})),
         **settings,
@@ -147,7 +146,12 @@ async def ground(
             RouteConfig(path="/bad", service="bad", timeouts=RouteTimeouts(**(impatience or {}))),
         )
         server = ProxyServer(
-            config, sites, Routes(routes, "good"), counters=metrics.unrouted, home=home, clock=_clock
+            config,
+            sites,
+            Routes(routes, "good"),
+            counters=metrics.unrouted,
+            home=home,
+            clock=_clock,
         )
         before, tasks = files(), asyncio.all_tasks()
         await server.start()

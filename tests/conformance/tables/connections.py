@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from tests.conformance.case import (
     Arrival,
+    Came,
     Case,
     Do,
     End,
@@ -168,6 +169,9 @@ _HALF = (
            get(target="/1") + get(target="/2"), Do.HALF_CLOSE, client=(_OK, _OK), end=End.CLOSED,
            backend=(Arrival(target="/1"), Arrival(target="/2"))),
     passed("half-close: HTTP/1.0", "9112 §9.6", _ten(), Do.HALF_CLOSE, end=End.CLOSED),
+    answered("client gone: it resets while the backend works", "9112 §9.5",
+             (Do.READ_BODY, Until(b"never")), sends=(get(), Came(b"\r\n\r\n"), Do.RESET),
+             end=End.EITHER),
     passed("half-close: between requests", "9112 §9.6", get(), Until(b"ok"), Do.HALF_CLOSE,
            end=End.EITHER),
 )  # fmt: skip
