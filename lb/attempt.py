@@ -22,7 +22,16 @@ from lb.wire.head import AnswerHead
 class Attempt:
     """Use as a context manager: leaving it releases the lease and settles the connection."""
 
-    __slots__ = ("_carried", "_dropped", "_sent_at", "_site", "exchange", "head", "lease")
+    __slots__ = (
+        "_carried",
+        "_dropped",
+        "_head_s",
+        "_sent_at",
+        "_site",
+        "exchange",
+        "head",
+        "lease",
+    )
 
     exchange: BackendExchange
     """Once sent."""
@@ -32,6 +41,8 @@ class Attempt:
         self._site = site
         self.lease = lease
         self._sent_at = 0.0
+        self._head_s: float | None = None
+        """From sent to the answer's head: the rest also depends on how quickly the client reads."""
         self._carried = False
         """There is an exchange to be ended."""
         self._dropped: bool | None = None
@@ -61,6 +72,7 @@ class Attempt:
             self.failed(error)
             raise
         self._carried = True
+        self._head_s = self._site.pool.clock() - self._sent_at
 
     def failed(self, error: RequestError) -> None:
         self.lease.failed(error)
@@ -96,4 +108,6 @@ class Attempt:
         site = self._site
         if dropped is not None and site.config.adaptive.enabled:
             now = site.pool.clock()
-            site.adaptive.finished(now - self._sent_at, site.pool.in_flight, dropped, now)
+            latency_s = now - self._sent_at if self._head_s is None else self._head_s
+            running = site.pool.in_flight - site.counters.tunnels
+            site.adaptive.finished(latency_s, running, dropped, now)

@@ -164,7 +164,7 @@ class Attempts:
     def _second(self, first: Attempt) -> Attempt | None:
         """A hedge: at once and within the budget, or not at all."""
         try:
-            lease = self._site.pool.lease(exclude=[first.backend])
+            lease = self._site.line.lease_now(exclude=[first.backend])
         except NoBackendError:
             return None
         if not self._site.budget.allow(self._clock()):
@@ -217,7 +217,7 @@ class Attempts:
         """
         try:
             if not wait:
-                return self._site.pool.lease(exclude=self._tried)
+                return self._site.line.lease_now(exclude=self._tried)
             attempt.end()
             try:
                 return await self._lease(self._tried)

@@ -150,6 +150,9 @@ class ProxyConfig(Table):
 
     @model_validator(mode="after")
     def _whole(self) -> ProxyConfig:
+        addresses = [listen.address for listen in self.listen]
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("listen names an address twice")
         for listen in self.listen:
             if listen.tls == "on" and not self.tls.offered:
                 raise ValueError(

@@ -124,6 +124,9 @@ class Journey:
             proxy.access_log.write(self._entry(now))
         if proxy.stopping and not proxy.running:
             proxy.idle.set()
+        # These lead back to us: without them, a request's objects go at once, and not when the
+        # collector has looked at all there are.
+        self._attempts = self._deadline = self._error = self._task = None
 
     def _entry(self, now: float) -> Entry:
         connection, head, told = self.connection, self.connection.head, self._error

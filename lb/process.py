@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -55,6 +56,10 @@ async def _serve(
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, _reload, balancer)
     await balancer.start()
+    # What stands now stands to the end. Without this, collections of everything that was ever
+    # imported stopped an overloaded proxy for 45 to 113 ms, every two seconds.
+    gc.collect()
+    gc.freeze()
     log.info("serving at %s", ", ".join(balancer.urls))
     await ending.wait()
     log.info("stopping%s", ", and retiring the VMs" if retire_vms else "; the VMs stay")

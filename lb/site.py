@@ -78,7 +78,10 @@ class Site:
     def _derive(self) -> None:
         config, adaptive = self.config, self.adaptive
         self.sticky = Sticky(self._secret, config.sticky) if config.sticky is not None else None
-        self.line.limit = (lambda: adaptive.limit) if config.adaptive.enabled else None
+        counters = self.counters  # a tunnel's place says nothing of how much can be worked on
+        self.line.limit = (
+            (lambda: adaptive.limit + counters.tunnels) if config.adaptive.enabled else None
+        )
 
     @property
     def max_wait(self) -> float | None:

@@ -54,7 +54,9 @@ async def test_the_client_is_whom_the_header_names(header: bytes, bytewise: bool
 
 async def test_header_and_request_may_come_in_one_segment() -> None:
     async with introduced() as (proxy, backend), proxy.client() as client:
-        await client.send(V1 + b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.send(
+            V1 + b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n"
+        )
         for _ in range(2):
             assert (await client.answer()).status == 200
     assert [seen.target for seen in backend.seen] == [b"/1", b"/2"]
@@ -122,14 +124,18 @@ async def test_whom_it_names_is_not_trusted_for_that() -> None:
 
 
 async def test_connections_are_counted_for_whom_it_names() -> None:
-    async with introduced(limits={"connections_per_client": 1}) as (proxy, _):
-        async with proxy.client() as first, proxy.client() as second, proxy.client() as third:
-            await first.send(V1)
-            assert await works(first)
-            await second.send(V1)
-            assert await second.ended()
-            await third.send(encode(1, ("203.0.113.8", 1), DESTINATION))
-            assert await works(third)
+    async with (
+        introduced(limits={"connections_per_client": 1}) as (proxy, _),
+        proxy.client() as first,
+        proxy.client() as second,
+        proxy.client() as third,
+    ):
+        await first.send(V1)
+        assert await works(first)
+        await second.send(V1)
+        assert await second.ended()
+        await third.send(encode(1, ("203.0.113.8", 1), DESTINATION))
+        assert await works(third)
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from lb.pool import Report
-from tests.fake_backend import Exchange, FakeBackend, Script, hang, in_turn, reset_at_once
+from tests.fake_backend import Exchange, FakeBackend, Script, hang, reset_at_once
 from tests.proxy_harness import one, proxied, reason_of, until
 
 
@@ -81,7 +81,9 @@ async def test_a_stale_connection_never_shows(method: str) -> None:
         assert view.failures_total == 0, "nobody's fault"
 
 
-async def test_a_post_rides_only_on_a_connection_in_use_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_post_rides_only_on_a_connection_in_use_a_moment_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("lb.upstream.IDLE_UNSAFE_S", 0.0)
     async with one() as (proxy, backend), proxy.client() as client:
         for method in ("GET", "GET", "POST", "GET"):

@@ -111,10 +111,14 @@ async def test_too_slow_is_a_timeout_too_and_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(client_body, "PACE_GRACE_S", 0.05)
     one, _ = body(body_rate=1000)
     loop = asyncio.get_running_loop()
-    with pytest.raises(ClientTimeoutError, match="less than 1000 bytes a second"):
+
+    async def dripped() -> None:
         while True:
             loop.call_later(0.01, one.feed, b"x")
             await one.read(10.0)
+
+    with pytest.raises(ClientTimeoutError, match="less than 1000 bytes a second"):
+        await dripped()
 
 
 async def test_time_in_which_nobody_reads_is_not_the_senders(

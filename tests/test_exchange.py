@@ -15,7 +15,6 @@ from lb.errors import (
     BadAnswerError,
     BadRequestError,
     ConnectRefusedError,
-    RequestError,
 )
 from lb.exchange import Asked, Body, Onward, RequestIds
 from lb.headers import Connection
@@ -142,8 +141,7 @@ def test_who_wants_to_stay(version: Version, options: bytes, keep: bool) -> None
 def test_any_target_is_either_refused_or_in_origin_form(target: bytes, method: str) -> None:
     try:
         found = asked(method, target)
-    except RequestError as error:
-        assert error.status == 400
+    except BadRequestError:
         return
     assert found.target == b"*" or found.target.startswith(b"/")
 
@@ -196,9 +194,7 @@ def test_edits_come_last_and_never_touch_the_framing() -> None:
         (b"keep-alive", b"websocket", None),
     ],
 )
-def test_what_may_become_a_tunnel(
-    connection: bytes, upgrade: bytes, offered: bytes | None
-) -> None:
+def test_what_may_become_a_tunnel(connection: bytes, upgrade: bytes, offered: bytes | None) -> None:
     request = asked("GET", b"/", (b"Connection", connection), (b"Upgrade", upgrade))
     assert request.upgrade == offered
     out = onward(request)

@@ -23,7 +23,7 @@ from tests.fake_backend import (
     reset_at_once,
     send,
 )
-from tests.proxy_harness import Client, Proxied, one, proxied, reason_of, until
+from tests.proxy_harness import Proxied, one, proxied, reason_of, until
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
@@ -65,7 +65,7 @@ async def test_interim_answers_without_end_are_502() -> None:
     script = send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100, then="hang")
     async with one(script) as (proxy, _), proxy.client() as client:
         await client.request("GET", "/")
-        statuses = []
+        statuses: list[int] = []
         while not statuses or statuses[-1] < 200:
             statuses.append((await client.answer()).status)
         assert (len(statuses), statuses[-1]) == (33, 502)
@@ -292,9 +292,7 @@ async def test_consistent_hash_keeps_each_key_at_its_backend(by: dict[str, str],
         FakeBackend(port_of_it) as first,
         FakeBackend(port_of_it) as second,
         FakeBackend(port_of_it) as third,
-        proxied(
-            first, second, third, policy="consistent_hash", service={"hash": by}
-        ) as proxy,
+        proxied(first, second, third, policy="consistent_hash", service={"hash": by}) as proxy,
     ):
         proxy.pool.configure(proxy.site.config)
         where: dict[int, set[bytes]] = {}
@@ -332,12 +330,15 @@ async def test_backends_are_told_the_client_before_each_request(version: str) ->
     server = await asyncio.start_server(behind_header, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     service = {"send_proxy_protocol": version}
-    async with server, proxied(f"{host}:{port}", service=service) as proxy:
-        async with proxy.client() as client:
-            mine = client.writer.get_extra_info("sockname")
-            for _ in range(2):
-                await client.request("GET", "/")
-                assert (await client.answer()).status == 200
+    async with (
+        server,
+        proxied(f"{host}:{port}", service=service) as proxy,
+        proxy.client() as client,
+    ):
+        mine = client.writer.get_extra_info("sockname")
+        for _ in range(2):
+            await client.request("GET", "/")
+            assert (await client.answer()).status == 200
     assert sources == [tuple(mine)] * 2, "a connection each: the next client is another one"
     assert all(head.startswith(b"GET / HTTP/1.1\r\n") for head in headers)
 
@@ -353,7 +354,8 @@ async def soon(exchange: Exchange) -> None:
 async def logged(proxy: Proxied, path: Path) -> list[dict[str, Any]]:
     """The lines of the log, once the proxy has stopped."""
     await proxy.server.stop(1.0)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    text = await asyncio.to_thread(path.read_text)
+    return [json.loads(line) for line in text.splitlines()]
 
 
 async def test_each_request_is_a_line_that_tells_how_it_went(tmp_path: Path) -> None:

@@ -340,18 +340,21 @@ async def test_stopping_says_what_the_deadline_cut(caplog: pytest.LogCaptureFixt
 
 
 async def test_what_waits_in_line_is_cut_too() -> None:
-    async with one(hang, max_in_flight=1) as (proxy, backend):
-        async with proxy.client() as running, proxy.client() as waiting:
-            await running.request("GET", "/running")
-            await until(lambda: len(backend.seen) == 1)
-            await waiting.request("GET", "/waiting")
-            await until(lambda: len(proxy.site.line) == 1)
-            stopped = await proxy.server.stop(0.1)
-            assert sorted(stopped.cut) == [
-                f"GET /running → {backend.address}",
-                "GET /waiting → no backend yet",
-            ]
-            assert await waiting.ended()
+    async with (
+        one(hang, max_in_flight=1) as (proxy, backend),
+        proxy.client() as running,
+        proxy.client() as waiting,
+    ):
+        await running.request("GET", "/running")
+        await until(lambda: len(backend.seen) == 1)
+        await waiting.request("GET", "/waiting")
+        await until(lambda: len(proxy.site.line) == 1)
+        stopped = await proxy.server.stop(0.1)
+        assert sorted(stopped.cut) == [
+            f"GET /running → {backend.address}",
+            "GET /waiting → no backend yet",
+        ]
+        assert await waiting.ended()
 
 
 async def test_stopping_twice_is_once() -> None:

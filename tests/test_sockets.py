@@ -9,6 +9,7 @@ import pytest
 
 from lb import sockets
 from lb.errors import ListenError
+from tests.proxy_harness import until
 
 
 def test_what_is_bound_can_be_connected_to_and_is_named() -> None:
@@ -49,8 +50,7 @@ async def test_a_reset_is_no_clean_end() -> None:
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(b"x")
-        while not accepted:
-            await asyncio.sleep(0)
+        await until(lambda: accepted)
         sockets.reset(accepted[0].transport)
         with pytest.raises(ConnectionResetError):
             await reader.read()

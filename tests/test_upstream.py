@@ -77,7 +77,9 @@ async def ask(
     up: Upstream, backend: Backend, method: str = "GET", *, fresh: bool = False, **more: Any
 ) -> bytes:
     """One exchange, to its end."""
-    exchange, _ = await up.send(backend, onward(method, **more), None, silent, TIMEOUTS, fresh=fresh)
+    exchange, _ = await up.send(
+        backend, onward(method, **more), None, silent, TIMEOUTS, fresh=fresh
+    )
     body = b""
     while piece := await exchange.read():
         body += piece

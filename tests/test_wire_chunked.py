@@ -175,9 +175,7 @@ pieces = st.sampled_from(
 
 
 @settings(max_examples=300)
-@given(
-    data=st.lists(pieces | st.binary(max_size=5), max_size=14).map(b"".join), places=cuts
-)
+@given(data=st.lists(pieces | st.binary(max_size=5), max_size=14).map(b"".join), places=cuts)
 @example(b"3\r\nabc\r\n0\r\n\r\n", [4, 5, 6])
 @example(b"3\r\nabc\r\n0\r\nA: b\r\n\r\n", [16])
 def test_whatever_comes_only_the_cut_changes_nothing(data: bytes, places: list[int]) -> None:
@@ -195,9 +193,7 @@ def test_whatever_comes_only_the_cut_changes_nothing(data: bytes, places: list[i
 @settings(max_examples=150)
 @given(
     segments=st.lists(
-        st.one_of(
-            st.binary(max_size=200), st.lists(pieces, max_size=60).map(b"".join)
-        ),
+        st.one_of(st.binary(max_size=200), st.lists(pieces, max_size=60).map(b"".join)),
         max_size=20,
     )
 )

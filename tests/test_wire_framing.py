@@ -117,8 +117,7 @@ def test_one_framing_or_a_refusal(fields: Fields, version: Version) -> None:
     )
     try:
         ends = of_request(fields, version)
-    except WireError as error:
-        assert error.status == 400
+    except WireError:
         assert not plain
         return
     assert plain

@@ -141,9 +141,11 @@ BAD_FIELDS = {
 
 @pytest.mark.parametrize("block", BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
 def test_fields_that_are_none(block: bytes) -> None:
-    for read in (request_head, lambda data: read_answer(data.replace(b"GET / HTTP/1.1", b"HTTP/1.1 200 OK"))):  # fmt: skip
+    asked = with_fields(block)
+    answered = asked.replace(b"GET / HTTP/1.1", b"HTTP/1.1 200 OK")
+    for data in (asked, answered):
         with pytest.raises(WireError) as caught:
-            read(with_fields(block))
+            request_head(data) if data is asked else read_answer(data)
         assert caught.value.status == 400
         assert str(caught.value).isprintable()
     with pytest.raises(WireError):
@@ -173,7 +175,9 @@ def test_as_many_fields_as_the_limit_and_no_more() -> None:
     assert caught.value.status == 431
 
 
-@pytest.mark.parametrize("data", [b"", b"GET", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nA: b\r\n\r"])
+@pytest.mark.parametrize(
+    "data", [b"", b"GET", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nA: b\r\n\r"]
+)
 def test_a_beginning_may_become_a_head(data: bytes) -> None:
     assert not hopeless(data)
 
@@ -224,11 +228,13 @@ pieces = st.sampled_from(
 def test_whatever_comes_is_a_head_or_a_wire_error(data: bytes) -> None:
     whole = data.partition(END)[0] + END
     heads: list[RequestHead | AnswerHead] = []
+    refused: set[int] = set()
     for read in (request_head, read_answer):
         try:
             heads.append(read(whole))
         except WireError as error:
-            assert error.status in (400, 414, 431, 505)
+            refused.add(error.status)
+    assert refused <= {400, 414, 431, 505}
     for head in heads:
         assert not hopeless(whole)
         for field, content in head.fields:
