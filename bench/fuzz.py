@@ -1,10 +1,12 @@
 """Can bytes be found that we read otherwise than others do? `./run bench fuzz [--minutes N]`.
 
-Three ways at once, from one corpus: the readers alone, judged by llhttp and h11 (`readers`); the
-same bytes through a proxy on loopback to a backend that records (`sockets`); and, where atheris is
-installed, inputs that it makes up by the branches they reach (`coverage`). Every input of the first
-two follows from a seed and a number, so `--seed S --only readers:N` tries one again. Fails (exit
-code 1) where something is found, and prints it. What has run so far stands in `bench/fuzz/`.
+Three ways at once, from one corpus (`tests/wire_corpus.py`): the readers alone, judged by llhttp
+and h11 (`readers`); the same bytes through a proxy on loopback to a backend that records
+(`sockets`); and, where atheris is installed, inputs that it makes up by the branches they reach
+(`coverage`).
+Every input of the first two follows from a seed and a number, so `--seed S --only readers:N` tries
+one again. Fails (exit code 1) where something is found, and prints it. What has run so far stands
+in `bench/fuzz/README.md`.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ import uvloop
 
 from lb import exchange, headers
 from lb.wire import chunked, framing, head
+from tests.proxy_harness import Proxied
 from tests.wire_corpus import ANSWER_LIES, ANSWERS, BODIES, LIES, REQUESTS, cuts, drawn
 from tests.wire_reading import check_answer, check_chunks, check_requests
-from tests.wire_through import Proxied, Recorder, check_through, recorded
+from tests.wire_through import Recorder, check_through, recorded
 
 MINUTES = 1.0
 METHODS = ("GET", "GET", "POST", "HEAD")
@@ -63,7 +66,7 @@ def readers(seed: int, seconds: float) -> Run:
     while run.seconds < seconds and not run.found:
         try:
             run.accepted += try_readers(seed, run.inputs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             run.found = f"readers:{run.inputs}: {error!r}"
         run.inputs += 1
         run.seconds = time.monotonic() - began
@@ -83,7 +86,7 @@ async def _sockets(seed: int, seconds: float) -> Run:
         while run.seconds < seconds and not run.found:
             try:
                 run.accepted += await try_sockets(proxy, recorder, seed, run.inputs)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
                 run.found = f"sockets:{run.inputs}: {error!r}"
             run.inputs += 1
             run.seconds = time.monotonic() - began
@@ -107,7 +110,7 @@ def coverage(seed: int, seconds: float) -> Run:
         )
         child.start()
         os.close(writer)
-        with open(reader, encoding="utf-8", errors="replace") as told:
+        with os.fdopen(reader, encoding="utf-8", errors="replace") as told:
             lines = told.read().splitlines()
         child.join()
     run.seconds = time.monotonic() - began
@@ -120,7 +123,7 @@ def coverage(seed: int, seconds: float) -> Run:
 
 
 def _atheris(corpus: str, seed: int, seconds: float, told: int) -> None:
-    import atheris
+    import atheris  # type: ignore[import-untyped]  # optional: pip install atheris
 
     os.dup2(told, 1)
     os.dup2(told, 2)

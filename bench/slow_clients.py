@@ -23,7 +23,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
+from typing import cast
 
 import uvloop
 
@@ -96,8 +98,7 @@ class Backend(asyncio.Protocol):
         self._input = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._input += data
@@ -137,17 +138,16 @@ class Slow(asyncio.Protocol):
         self._sent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         if self._kind == "head":
-            transport.write(HEAD + b"X-Slow: ")
+            self._transport.write(HEAD + b"X-Slow: ")
         elif self._kind == "body":
-            transport.write(
+            self._transport.write(
                 b"POST / HTTP/1.1\r\nHost: slow.example\r\nContent-Length: 1000000\r\n\r\nx"
             )
         elif self._kind == "reader":
-            transport.pause_reading()
-            transport.write(HEAD + b"\r\n")
+            self._transport.pause_reading()
+            self._transport.write(HEAD + b"\r\n")
 
     def trickle(self) -> None:
         """A byte more, where there is one to send; some read, where there is something to read."""
@@ -173,9 +173,8 @@ def slow_process(pipe: Pipe, port: int, number: int) -> None:
         slow: list[Slow] = []
         for at in range(number):
             with contextlib.suppress(OSError):
-                _, one = await loop.create_connection(
-                    lambda kind=KINDS[at % len(KINDS)]: Slow(kind), "127.0.0.1", port
-                )
+                kind = KINDS[at % len(KINDS)]
+                _, one = await loop.create_connection(partial(Slow, kind), "127.0.0.1", port)
                 slow.append(one)
         pipe.send(len(slow))
         while not pipe.poll():
@@ -321,8 +320,7 @@ async def _ground() -> AsyncIterator[Up]:
     with child(backend_process) as backend:
         port = await told(backend)
         async with lbctl_up(CONFIG.replace("BACKEND", f"127.0.0.1:{port}")) as up:
-            while not (await asyncio.to_thread(up.admin.pool))["backends"][0]["healthy"]:
-                await asyncio.sleep(0.1)
+            await up.all_ready()
             yield up
 
 

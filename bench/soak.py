@@ -345,7 +345,7 @@ async def run(seconds: float, seed: int = 1) -> Soak:
         for backend in (*services["web"], *services["steady"]):
             await backend.listening()
         async with lbctl_up(config("{port}", services, random.Random(seed))) as up:
-            await _all_ready(up)
+            await up.all_ready()
             soak.files_before = up.files()
             await _loaded(up, soak, services, seconds, seed)
             await asyncio.sleep(SETTLE_S)
@@ -354,14 +354,6 @@ async def run(seconds: float, seed: int = 1) -> Soak:
             soak.leases_after = sum(row["in_flight"] for row in rows)
             soak.complaints = [line for line in up.complaints() if " WARNING " not in line]
     return soak
-
-
-async def _all_ready(up: Up) -> None:
-    while True:
-        rows = (await asyncio.to_thread(up.admin.pool))["backends"]
-        if rows and all(row["lifecycle"] == "ready" and row["healthy"] for row in rows):
-            return
-        await asyncio.sleep(0.1)
 
 
 async def _loaded(

@@ -251,6 +251,7 @@ class ClientConnection(web.RequestHandler):
         self._input = data[end + 4 :]
         self.head = head
         self.body = ClientBody(self._loop, limits, self._flow)
+        self.written = 0
         self._phase = Phase.BODY
         self._chunked = isinstance(framing, Ends)
         if isinstance(framing, Ends):
@@ -268,7 +269,6 @@ class ClientConnection(web.RequestHandler):
         # Before anybody is told: what is malformed in the same breath is never forwarded.
         self._read_body()
         self.served += 1
-        self.written = 0
         self.running = True
         super().data_received(_TOKEN)
 

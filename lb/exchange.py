@@ -119,6 +119,9 @@ def asked(head: RequestHead) -> Asked:
     """What the request asks for. Raises a ClientFaultError for what is not forwarded."""
     if head.method == "CONNECT":
         raise ConnectRefusedError("CONNECT is not offered: this is not a forward proxy")
+    if head.method == "PRI":
+        # RFC 9113 §3.4: the beginning of HTTP/2, and some servers take it for that.
+        raise BadRequestError("PRI is no method")
     authority, target, port = origin_form(head)
     given = [value for name, value in head.fields if len(name) == 4 and name.lower() == b"host"]
     if len(given) != 1 and (given or head.version >= (1, 1)):

@@ -179,10 +179,11 @@ class Upstream:
     ) -> None:
         plain = connection.transport
         name = server_hostname(self._service.tls, backend.address)
+        if connection.buffer:
+            # It would be read as the first bytes of what came encrypted, whoever sent it.
+            plain.abort()
+            raise BackendTlsError("no TLS with the backend: it spoke before the handshake")
         try:
-            if connection.buffer:
-                # It would be read as the first bytes of what came encrypted, by whomever it is.
-                raise BackendTlsError("no TLS with the backend: it spoke before the handshake")
             encrypted = await asyncio.get_running_loop().start_tls(
                 plain,
                 connection,

@@ -10,10 +10,13 @@ import logging
 import pytest
 
 from lb.client_connection import PROBES_S
-from tests.fake_backend import OK, Exchange, FakeBackend, hang, send
+from tests.fake_backend import Exchange, FakeBackend, hang
 from tests.proxy_harness import Answer, Client, one, proxied, reason_of, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+PROBED = {"half_closed": 0.0}
+"""Nobody is given up by time alone: only asking finds out who has left."""
 
 
 async def echo(exchange: Exchange) -> None:
@@ -383,7 +386,7 @@ async def test_an_http_1_0_client_that_closed_its_side_is_worked_for_only_so_lon
 
 
 async def test_a_client_that_closed_while_it_waits_for_a_backend_is_found_out() -> None:
-    async with one(hang) as (proxy, backend):
+    async with one(hang, timeouts=PROBED) as (proxy, backend):
         client = proxy.client()
         await client.__aenter__()
         await client.send(GET)
@@ -397,7 +400,10 @@ async def test_a_client_that_closed_while_it_waits_for_a_backend_is_found_out() 
 
 
 async def test_a_client_that_closed_while_it_waits_in_line_is_found_out() -> None:
-    async with one(hang, max_in_flight=1) as (proxy, backend), proxy.client() as first:
+    async with (
+        one(hang, max_in_flight=1, timeouts=PROBED) as (proxy, backend),
+        proxy.client() as first,
+    ):
         await first.send(GET)
         await until(lambda: backend.seen)
         leaving = proxy.client()
@@ -412,7 +418,7 @@ async def test_a_client_that_closed_while_it_waits_in_line_is_found_out() -> Non
 
 
 async def test_a_client_that_closed_behind_an_answered_request_is_found_out_too() -> None:
-    async with one(send(OK, then="keep")) as (proxy, backend):
+    async with one(timeouts=PROBED) as (proxy, backend):
         gate = asyncio.Event()
 
         async def first_then_hang(exchange: Exchange) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from typing import cast
 
 import pytest
 
 import lb.client_connection
+from lb.backend_connection import BackendConnection
 from lb.config import ServiceConfig
 from lb.config_service import RetryConfig
 from lb.wire.chunked import ChunkReader
@@ -51,19 +50,6 @@ async def test_a_body_that_nobody_read_does_not_stop_the_next_request() -> None:
         hold.set()
         assert (await client.answer()).status == 200
         assert not connection._body_full
-        sending.cancel()
-
-
-async def test_an_early_answer_reaches_a_client_that_still_sends() -> None:
-    async def refuse(exchange: Exchange) -> None:
-        await exchange.send(b"HTTP/1.1 413 No\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!")
-        exchange.keep = False
-
-    async with one(refuse) as (proxy, _), proxy.client() as client:
-        await client.request("POST", "/", f"Content-Length: {64 * MIB}")
-        sending = asyncio.ensure_future(client.send(bytes(64 * MIB)))
-        answer = await client.answer()
-        assert (answer.status, answer.body) == (413, b"no!")
         sending.cancel()
 
 
@@ -176,9 +162,7 @@ async def test_who_takes_nothing_is_not_waited_for_without_an_end(
             (connection,) = proxy.server.proxy.connections
             assert connection.transport is not None
             transport = connection.transport
-            transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, 4608
-            )
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
             await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await until(lambda: proxy.codes() == {200: 1})
             assert transport.get_write_buffer_size()
@@ -207,22 +191,17 @@ async def test_a_slow_reader_is_not_a_silent_one() -> None:
 # ── connections to backends ───────────────────────────────────────────────────────────────────────
 
 
-async def test_a_backend_that_resets_at_once_is_502_and_no_fault_of_ours() -> None:
-    class Resets(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            linger = struct.pack("ii", 1, 0)
-            transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, linger
-            )
-            cast(asyncio.Transport, transport).abort()
-
-    server = await asyncio.get_running_loop().create_server(Resets, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with proxied(f"{host}:{port}") as proxy:
-        for _ in range(50):
-            await proxy.get(method="POST")
-        assert proxy.codes() == {502: 50}
-    server.close()
+async def test_writing_to_a_connection_that_is_gone_is_no_fault_of_ours() -> None:
+    async with FakeBackend() as backend:
+        host, port = backend.address.split(":")
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: BackendConnection(loop), host, int(port)
+        )
+        connection.close()
+        await until(lambda: connection.ended)
+        await asyncio.sleep(0)
+        connection.write(b"GET / HTTP/1.1\r\n\r\n")
 
 
 async def test_a_204_that_announces_a_body_ends_its_connection() -> None:
@@ -268,26 +247,42 @@ async def test_101_before_the_end_of_the_request_is_502() -> None:
         assert (await client.answer()).status == 502
 
 
+class Tap(asyncio.Transport):
+    """Only on and off."""
+
+    reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class FullAtOnce:
+    """A tunnel whose client takes no more after the first bytes."""
+
+    def __init__(self, connection: BackendConnection) -> None:
+        self._connection = connection
+
+    def from_backend(self, data: bytes) -> None:
+        self._connection.pause_tunnel(True)
+
+    def backend_ended(self) -> None: ...
+    def backend_lost(self) -> None: ...
+    def backend_full(self, full: bool) -> None: ...
+
+
 async def test_a_burst_with_the_101_is_held_back_too() -> None:
-    sent = 0
-
-    async def burst(exchange: Exchange) -> None:
-        nonlocal sent
-        await exchange.send(SWITCH + bytes(300 * KIB))
-        while True:
-            await exchange.send(bytes(MIB))
-            sent += 1
-
-    async with one(burst) as (proxy, _), proxy.client() as client:
-        await client.request("GET", "/", *WEBSOCKET)
-        await client.reader.readuntil(b"\r\n\r\n")
-        last = -1
-        while last != sent:
-            last = sent
-            await asyncio.sleep(0.2)
-        assert sent < 64
-        client.abort()
-        await proxy.settled(1)
+    connection = BackendConnection(asyncio.get_running_loop())
+    tap = Tap()
+    connection.connection_made(tap)
+    connection.data_received(bytes(300 * KIB))
+    connection.enter_tunnel(FullAtOnce(connection))
+    assert not tap.reading
 
 
 async def test_a_tunnel_is_never_hedged() -> None:

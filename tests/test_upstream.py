@@ -29,7 +29,7 @@ from lb.errors import (
 from lb.exchange import Onward
 from lb.pool import Report
 from lb.proxy_protocol import encode
-from lb.tasks import spawn
+from lb.tasks import cancel, spawn
 from lb.tls import TlsError
 from lb.upstream import Upstream
 from lb.wire.head import AnswerHead
@@ -289,13 +289,19 @@ async def test_a_forwarded_port_is_never_flooded() -> None:
             for _ in range(10):
                 await asyncio.sleep(0.03)
                 assert _knocking(port) <= 3
-            accepted = []
-            for _ in sending:
-                connection, _ = await loop.sock_accept(listener)
-                accepted.append(connection)
-                await loop.sock_recv(connection, 4096)
-                await loop.sock_sendall(connection, OK)
+
+            async def serve() -> None:
+                while True:
+                    connection, _ = await loop.sock_accept(listener)
+                    accepted.append(connection)
+                    # nothing comes where the knock was given up just as it was heard
+                    if await loop.sock_recv(connection, 4096):
+                        await loop.sock_sendall(connection, OK)
+
+            accepted: list[socket.socket] = []
+            serving_all = spawn(serve(), name="door")
             assert [await task for task in sending] == [b"ok"] * 8
+            await cancel(serving_all)
             for connection in accepted:
                 connection.close()
 

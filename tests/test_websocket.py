@@ -33,9 +33,9 @@ class App:
     options: dict[str, bool] = field(default_factory=dict)
     close_codes: list[int | None] = field(default_factory=list)
     """What its sessions ended with."""
-    asked: list[web.Request] = field(default_factory=list)
+    asked: list[web.BaseRequest] = field(default_factory=list)
 
-    async def __call__(self, request: web.Request) -> web.WebSocketResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.WebSocketResponse:
         self.asked.append(request)
         socket = web.WebSocketResponse(
             protocols=("chat", "other"), max_msg_size=0, timeout=PATIENCE_S, **self.options

@@ -15,10 +15,10 @@ BODIES: Final = (
     b"5\r\nhello\r\n0\r\n\r\n",
     b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n",
     b"A;name=value\r\n0123456789\r\n0\r\n\r\n",
-    b"00005 ; q=\"a;b\"\r\nhello\r\n000\r\n\r\n",
+    b'00005 ; q="a;b"\r\nhello\r\n000\r\n\r\n',
     b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-Other: \r\n\r\n",
     b"2\r\n\r\n\r\n0\r\n\r\n",
-    b"23\r\nGET /hidden HTTP/1.1\r\nHost: evil\r\n\r\n\r\n0\r\n\r\n",
+    b"24\r\nGET /hidden HTTP/1.1\r\nHost: evil\r\n\r\n\r\n0\r\n\r\n",
     b"0\r\n\r\n",
 )
 
@@ -36,6 +36,9 @@ REQUESTS: Final = (
     b"POST /p HTTP/1.0\r\n" + HOST + b"Content-Length: 36\r\n\r\n"
     b"GET /hidden HTTP/1.1\r\nHost: evil\r\n\r\n",
     b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: keep-alive, x-private\r\nX-Private: 1\r\n\r\n",
+    b"POST /p HTTP/1.1\r\nConnection: content-length, host\r\n"
+    + HOST
+    + b"Content-Length: 5\r\n\r\nhello",
     b"GET / HTTP/1.1\r\n" + HOST + b"TE: trailers, deflate\r\nConnection: TE\r\n\r\n",
     *(
         b"POST /c HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body
@@ -63,6 +66,7 @@ LIES: Final = (
     b"GET / HTTP/1.1\r\n" + HOST + b"Host: b.example\r\n\r\n",
     b"\r\n\r\nGET / HTTP/1.1\r\n" + HOST + b"\r\n",
     b"GET / HTTP/2.0\r\n" + HOST + b"\r\n",
+    b"PRI /c HTTP/1.1\r\n" + HOST + b"\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
 
@@ -72,7 +76,7 @@ ANSWERS: Final = (
     b"HTTP/1.1 200\r\n\r\nuntil the end",
     b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
     b"HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
-    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n",
+    b'HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\nETag: "a"\r\n\r\n',
     b"HTTP/1.1 404 N\xf6t Found\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
     *(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body for body in BODIES),
 )
@@ -96,7 +100,8 @@ TOKENS: Final = (
     b"Connection: close\r\n", b"Connection: content-length, host\r\n", b"Host: b.example\r\n",
     b"Expect: 100-continue\r\n", b"Max-Forwards: 0\r\n", b" HTTP/1.1", b" HTTP/1.0", b"GET ",
     b"GET /hidden HTTP/1.1\r\nHost: a.example\r\n\r\n", b"HTTP/1.1 200 OK\r\n",
-    b"HTTP/1.1 100 Continue\r\n\r\n", b";ext=\"\r\n\"", b"X: \xe2\x98\x83\r\n", b"%0d%0a", b"//", b"*",
+    b"HTTP/1.1 100 Continue\r\n\r\n", b";ext=\"\r\n\"", b"X: \xe2\x98\x83\r\n", b"%0d%0a",
+    b"//", b"*",
 )  # fmt: skip
 
 KINDS: Final = ("insert", "replace", "delete", "double", "swap", "flip", "case", "splice")
@@ -133,8 +138,10 @@ def _edited(data: bytes, edit: Edit) -> bytes:
         case "swap":
             return data[:at] + data[at:near][::-1] + data[near:]
         case "flip":
-            return data[:at] + bytes(b ^ (1 << int(edit.to * 8)) for b in data[at : at + 1]) + (
-                data[at + 1 :]
+            return (
+                data[:at]
+                + bytes(b ^ (1 << int(edit.to * 8)) for b in data[at : at + 1])
+                + (data[at + 1 :])
             )
         case "case":
             return data[:at] + data[at:near].swapcase() + data[near:]

@@ -169,10 +169,9 @@ def h11_request(data: bytes) -> Read:
             read.fields = list(event.headers)
         elif isinstance(event, h11.Data):
             read.body += event.data
-        elif isinstance(event, h11.EndOfMessage):
-            break
         else:
-            raise AssertionError(f"h11 stopped with {event!r} in {data!r}")
+            assert isinstance(event, h11.EndOfMessage), f"h11 stopped with {event!r} in {data!r}"
+            break
     assert connection.trailing_data[0] == b"", f"h11 has bytes left over of {data!r}"
     read.whole = True
     return read
@@ -194,10 +193,9 @@ def h11_answer(data: bytes, method: bytes, ends: bool) -> Read:
             read.fields = list(event.headers)
         elif isinstance(event, h11.Data):
             read.body += event.data
-        elif isinstance(event, h11.EndOfMessage):
-            break
         else:
-            raise AssertionError(f"h11 stopped with {event!r} in {data!r}")
+            assert isinstance(event, h11.EndOfMessage), f"h11 stopped with {event!r} in {data!r}"
+            break
     assert connection.trailing_data[0] == b"", f"h11 has bytes left over of {data!r}"
     read.whole = True
     return read

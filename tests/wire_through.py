@@ -11,6 +11,7 @@ import h11
 
 from lb import exchange
 from lb.errors import RequestError
+from lb.wire.head import RequestHead
 from tests.proxy_harness import PATIENCE_S, Proxied, proxied
 from tests.wire_reading import Read, Taken, same_boundaries, take_requests
 
@@ -107,7 +108,7 @@ def expected(data: bytes) -> tuple[Taken, list[tuple[bytes, bytes, bytes]]]:
     taken = take_requests(data)
     wanted = []
     for read in taken.read:
-        head = exchange.RequestHead(read.start.decode(), read.target, (1, 1), read.fields)
+        head = RequestHead(read.start.decode(), read.target, (1, 1), read.fields)
         asked = exchange.Asked(head, None, b"", keep_alive=True, upgrade=None)
         if exchange.last_hop(asked, b"") is None:
             target = _origin(head)
@@ -115,7 +116,7 @@ def expected(data: bytes) -> tuple[Taken, list[tuple[bytes, bytes, bytes]]]:
     return taken, wanted
 
 
-def _origin(head: exchange.RequestHead) -> bytes:
+def _origin(head: RequestHead) -> bytes:
     try:
         return exchange.origin_form(head)[1]
     except RequestError:

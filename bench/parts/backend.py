@@ -76,6 +76,7 @@ def application() -> web.Application:
     app.router.add_get("/large", large)
     app.router.add_route("*", "/echo", echo)
     app.router.add_get("/ws", websocket)
+    app.router.add_get("/", websocket)
     return app
 
 

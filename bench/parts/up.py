@@ -51,6 +51,15 @@ class Up:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    async def all_ready(self) -> None:
+        """Wait until every backend of the pool takes requests."""
+        async with asyncio.timeout(START_S):
+            while not all(  # noqa: ASYNC110 - what is waited for has no event to set
+                row["lifecycle"] == "ready" and row["healthy"]
+                for row in (await asyncio.to_thread(self.admin.pool))["backends"]
+            ):
+                await asyncio.sleep(0.1)
+
     def reload(self) -> None:
         os.kill(self.pid, signal.SIGHUP)
 
