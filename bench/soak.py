@@ -334,7 +334,7 @@ async def every(seconds: float, what: Callable[[], Awaitable[None]]) -> None:
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────
 
 
-async def run(seconds: float, seed: int = 1) -> Soak:
+async def run(seconds: float, seed: int = 1, settle_s: float = SETTLE_S) -> Soak:
     """Load and changes for so long, and then the peace in which nothing may be left."""
     soak = Soak()
     with contextlib.ExitStack() as stack:
@@ -348,7 +348,7 @@ async def run(seconds: float, seed: int = 1) -> Soak:
             await up.all_ready()
             soak.files_before = up.files()
             await _loaded(up, soak, services, seconds, seed)
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(settle_s)
             soak.files_after = up.files()
             rows = (await asyncio.to_thread(up.admin.pool))["backends"]
             soak.leases_after = sum(row["in_flight"] for row in rows)

@@ -8,8 +8,9 @@ own server would begin at once. What the header says is `proxy_protocol`'s, who 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Container
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # No header is longer; how much of this is one, is only known once it was looked at.
 PEEK_BYTES: Final = MAX_V2
+# Where no file is left for a connection.
+FULL_PAUSE_S: Final = 1.0
 
 Make = Callable[[], ClientConnection]
 
@@ -49,9 +52,12 @@ class Acceptor:
         self._context = context
         self._loop = loop
         self._arriving: set[asyncio.Task[None]] = set()
-        loop.add_reader(listening.fileno(), self._accept)
+        self._resume: asyncio.TimerHandle | None = None
+        self._listen()
 
     def close(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
 
@@ -60,12 +66,23 @@ class Acceptor:
             task.cancel()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             connected, _ = self._listening.accept()
-            connected.setblocking(False)
-            task = spawn(self._introduce(connected), name="PROXY header")
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # It stays readable all the while: asking again at once would be all we do.
+                log.warning("cannot accept connections: %s", os.strerror(error.errno).lower())
+                self._loop.remove_reader(self._listening.fileno())
+                self._resume = self._loop.call_later(FULL_PAUSE_S, self._listen)
+            return
+        connected.setblocking(False)
+        task = spawn(self._introduce(connected), name="PROXY header")
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _listen(self) -> None:
+        self._resume = None
+        self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def _introduce(self, connected: socket.socket) -> None:
         try:

@@ -213,6 +213,9 @@ def onward(
     fields = list(edit(fields))
     if chunked:
         fields.append((b"Transfer-Encoding", b"chunked"))
+    else:
+        # 007 is a number to us, and might be an octal one to somebody
+        fields = [_plainly(pair) for pair in fields]
     if request.upgrade is not None:
         fields += _tunnel_fields(request.upgrade)
     line = b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target)
@@ -225,6 +228,13 @@ def onward(
         proxy_header=proxy_header,
         trailers=partial(headers.trailer_fields, underscores=underscores),
     )
+
+
+def _plainly(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    name, value = pair
+    if value.startswith(b"0") and name.lower() == b"content-length":
+        return name, b"%d" % int(value)
+    return pair
 
 
 def head_bytes(line: bytes, fields: Fields) -> bytes:

@@ -17,6 +17,7 @@ from lb.attempt import Attempt
 from lb.attempts import Attempts, Sending
 from lb.config import TimeoutsConfig
 from lb.errors import (
+    BadRequestError,
     ClientGoneError,
     ClientTimeoutError,
     DeadlineError,
@@ -103,6 +104,7 @@ class Journey:
         except asyncio.CancelledError:
             # aiohttp cancels us when the client hangs up; the listener when it may wait no longer.
             self._status = 503 if proxy.cutting else 499
+            self._error = None if proxy.cutting else ClientGoneError("the client hung up")
             self.connection.abort()
             raise
         finally:
@@ -313,17 +315,19 @@ class Journey:
             await tunnel.over()
         finally:
             site.counters.tunnels -= 1
+            self.connection.written += tunnel.to_client_bytes
+            self.connection.body.received += tunnel.to_backend_bytes
         return False
 
     # ── our own answers ──────────────────────────────────────────────────────────────────────
 
-    async def _give(self, head: AnswerHead, body: bytes) -> bool:
-        """An answer made here."""
+    async def _give(self, head: AnswerHead, body: bytes, *, last: bool = False) -> bool:
+        """An answer made here; the `last` on its connection where something is wrong with it."""
         self._status = head.status
         back = exchange.back(
             self._asked,
             head,
-            stay=self.connection.may_stay(),
+            stay=self.connection.may_stay() and not last,
             length=len(body),
             date=self._proxy.date(),
             ours=True,
@@ -350,4 +354,5 @@ class Journey:
             self.connection.abort()
             return False
         page = self._site.pages.page(error.status) if self._site is not None else None
-        return await self._give(*exchange.refusal(error, self._identifier, page))
+        answer = exchange.refusal(error, self._identifier, page)
+        return await self._give(*answer, last=isinstance(error, BadRequestError))

@@ -13,7 +13,9 @@ from functools import lru_cache
 from typing import Final
 
 from lb.address import split_address
+from lb.backend_connection import BackendConnection
 from lb.config_service import HealthConfig
+from lb.dial import dial, encrypt
 from lb.wire.chunked import ChunkReader
 from lb.wire.errors import WireError
 from lb.wire.framing import Ends, answer_framing
@@ -55,64 +57,56 @@ async def probe(address: str, health: HealthConfig, manner: Manner) -> tuple[boo
 
 
 async def _ask(address: str, health: HealthConfig, manner: Manner) -> tuple[bool, str]:
-    async with _connection(address, manner) as (reader, writer):
+    async with _connection(address, manner) as connection:
         try:
-            writer.write(
+            connection.write(
                 f"GET {health.path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lbctl-probe\r\n"
                 "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
             )
-            head, rest = await _head(reader)
+            head, rest = await _head(connection)
             if head.status not in good_statuses(health.status):
                 return False, str(head.status)
             # Without a text to look for, the head is the answer; a body may be a page, or endless.
-            if health.body and not await _contains(reader, head, rest, health.body.encode()):
+            if health.body and not await _contains(connection, head, rest, health.body.encode()):
                 return False, "wrong body"
             return True, str(head.status)
         except WireError:
             raise _Refusal("bad answer") from None
-        except OSError:
-            raise _Refusal("reset") from None
 
 
 @contextlib.asynccontextmanager
-async def _connection(
-    address: str, manner: Manner
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    host, port = split_address(address)
+async def _connection(address: str, manner: Manner) -> AsyncIterator[BackendConnection]:
     try:
-        reader, writer = await asyncio.open_connection(host, port, limit=_HEAD_BYTES)
+        connection = await dial(address)
     except ConnectionRefusedError:
         raise _Refusal("refused") from None
     except (OSError, UnicodeError):  # the latter: no resolver could ask for such a name
         raise _Refusal("unreachable") from None
     try:
-        writer.write(manner.greeting)
+        if manner.greeting:
+            connection.write(manner.greeting)
         if manner.tls is not None:
-            await _start_tls(writer, manner.tls, manner.server_name or host)
-        yield reader, writer
-    finally:
-        # Says goodbye where TLS wants one, and waits for no answer to it.
-        writer.close()
-        writer.transport.abort()
-
-
-async def _start_tls(writer: asyncio.StreamWriter, tls: ssl.SSLContext, name: str) -> None:
-    try:
-        await writer.start_tls(tls, server_hostname=name)
+            name = manner.server_name or split_address(address)[0]
+            await encrypt(connection, manner.tls, name)
+        yield connection
     except ssl.SSLError:
         raise _Refusal("tls") from None
     except OSError:
         raise _Refusal("reset") from None
+    finally:
+        # Says goodbye where TLS wants one, and waits for no answer to it.
+        connection.transport.close()
+        connection.close()
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[AnswerHead, bytes]:
+async def _head(connection: BackendConnection) -> tuple[AnswerHead, bytes]:
     """The final answer's head, and what came behind it. Raises WireError, ConnectionError."""
     data = b""
     for _ in range(_MOST_INTERIM):
         while (end := data.find(END)) < 0:
             if len(data) > _HEAD_BYTES or hopeless(data):
                 raise WireError("this is no head")
-            data += await _more(reader)
+            data += await _more(connection)
         head = answer_head(data[: end + 4], most_fields=_FIELDS)
         data = data[end + 4 :]
         if head.status >= 200:
@@ -121,7 +115,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[AnswerHead, bytes]:
 
 
 async def _contains(
-    reader: asyncio.StreamReader, head: AnswerHead, data: bytes, text: bytes
+    connection: BackendConnection, head: AnswerHead, data: bytes, text: bytes
 ) -> bool:
     """Does the beginning of the body hold the text? Raises WireError, ConnectionError."""
     framing = answer_framing(head, "GET")
@@ -138,7 +132,7 @@ async def _contains(
         if len(body) >= _BODY_BYTES or chunks.done or len(body) == framing:
             return False
         try:
-            data = await _more(reader)
+            data = await _more(connection)
         except EOFError:
             if framing is Ends.CLOSE:
                 return False
@@ -149,11 +143,12 @@ class _Ended(ConnectionError, EOFError):
     """The connection ended where more was to come."""
 
 
-async def _more(reader: asyncio.StreamReader) -> bytes:
-    data = await reader.read(65536)
-    if not data:
-        raise _Ended
-    return data
+async def _more(connection: BackendConnection) -> bytes:
+    while not connection.buffer:
+        if connection.ended:
+            raise _Ended
+        await connection.more()
+    return connection.take(_HEAD_BYTES)
 
 
 @lru_cache(maxsize=64)

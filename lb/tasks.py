@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
@@ -35,6 +34,5 @@ async def cancel(*tasks: asyncio.Task[Any] | None) -> None:
     alive = [task for task in tasks if task is not None and not task.done()]
     for task in alive:
         task.cancel()
-    for task in alive:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await asyncio.wait([task])
+    if alive:
+        await asyncio.wait(alive)

@@ -7,10 +7,14 @@ both sides have closed theirs, when one breaks, or when neither has said a word 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from lb.backend_connection import BackendConnection
 from lb.client_connection import ClientConnection
 from lb.deadline import Deadline
+
+# Of a tunnel that one side has closed.
+HALF_IDLE_S: Final = 60.0
 
 
 class Tunnel:
@@ -54,6 +58,10 @@ class Tunnel:
         self._ended += 1
         if self._ended == 2:
             self._end()
+            return
+        # Whoever closed one way may have gone altogether, which only silence tells.
+        self._idle_s = min(self._idle_s, HALF_IDLE_S) if self._idle_s else HALF_IDLE_S
+        self._deadline.after(self._idle_s)
 
     # ── from the client ──────────────────────────────────────────────────────────────────────
 

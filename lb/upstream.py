@@ -15,6 +15,7 @@ from lb.backend import Backend
 from lb.backend_connection import BackendConnection
 from lb.backend_exchange import BackendExchange, Interim
 from lb.config import LimitsConfig, ServiceConfig, TimeoutsConfig
+from lb.dial import dial, encrypt
 from lb.errors import BackendTlsError, ConnectFailedError, ConnectTimeoutError
 from lb.exchange import Onward
 from lb.request_body import RequestBody
@@ -143,26 +144,25 @@ class Upstream:
                 if backend.vm is not None and _is_loopback(backend):
                     connection = await self._knock(backend)
                 else:
-                    connection = await self._open(backend)
+                    connection = await dial(backend.address)
                 connection.rules = rules
                 if onward.proxy_header:
                     connection.write(onward.proxy_header)
                 if self._tls is not None:
-                    await self._encrypt(connection, backend, self._tls)
+                    name = server_hostname(self._service.tls, backend.address)
+                    await encrypt(connection, self._tls, name)
                 return connection
         except TimeoutError:
             raise ConnectTimeoutError("no connection in time") from None
         except ssl.SSLError as error:
-            why = getattr(error, "verify_message", "") or error.reason or str(error)
+            why = (
+                getattr(error, "verify_message", "")
+                or getattr(error, "reason", "")
+                or error.strerror
+            )
             raise BackendTlsError(f"no TLS with the backend: {why}") from error
         except OSError as error:
             raise ConnectFailedError(f"no connection: {error.strerror or error}") from error
-
-    async def _open(self, backend: Backend) -> BackendConnection:
-        loop = asyncio.get_running_loop()
-        host, port = split_address(backend.address)
-        _, connection = await loop.create_connection(lambda: BackendConnection(loop), host, port)
-        return connection
 
     async def _knock(self, backend: Backend) -> BackendConnection:
         door = self._doors.setdefault(backend, asyncio.Semaphore(1))
@@ -170,32 +170,9 @@ class Upstream:
             while True:
                 try:
                     async with asyncio.timeout(KNOCK_S):
-                        return await self._open(backend)
+                        return await dial(backend.address)
                 except TimeoutError:
                     await asyncio.sleep(KNOCK_PAUSE_S)
-
-    async def _encrypt(
-        self, connection: BackendConnection, backend: Backend, context: ssl.SSLContext
-    ) -> None:
-        plain = connection.transport
-        name = server_hostname(self._service.tls, backend.address)
-        if connection.buffer:
-            # It would be read as the first bytes of what came encrypted, whoever sent it.
-            plain.abort()
-            raise BackendTlsError("no TLS with the backend: it spoke before the handshake")
-        try:
-            encrypted = await asyncio.get_running_loop().start_tls(
-                plain,
-                connection,
-                context,
-                server_hostname=name,
-            )
-        except BaseException:
-            plain.abort()
-            raise
-        if encrypted is None:
-            raise ConnectFailedError("the backend closed the connection within its TLS handshake")
-        connection.transport = encrypted
 
     # ── between requests ─────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +13,12 @@ from typing import Any, Literal
 
 import pytest
 
+from lb import sockets
+from lb.acceptor import Acceptor
 from lb.config import ListenConfig
 from lb.proxy_protocol import encode
 from tests.fake_backend import FakeBackend
-from tests.proxy_harness import Client, Proxied, one, until
+from tests.proxy_harness import PATIENCE_S, Client, Proxied, one, until
 from tests.tls_harness import Authority
 
 SOURCE = ("203.0.113.7", 4321)
@@ -178,3 +182,35 @@ async def test_stopping_does_not_wait_for_headers_nor_take_who_comes_late() -> N
             await late.send(V1[9:] + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert await late.ended()
         assert backend.seen == []
+
+
+async def test_without_a_file_for_a_connection_it_pauses_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What cannot be accepted stays readable: asking again at once would be all we did."""
+    monkeypatch.setattr("lb.acceptor.FULL_PAUSE_S", 0.2)
+    asked = []
+
+    class Full(socket.socket):
+        def accept(self) -> Any:
+            asked.append(self)
+            raise OSError(errno.EMFILE, "too many open files")
+
+    bound = sockets.bind("127.0.0.1:0")[0]
+    full = Full(bound.family, bound.type, bound.proto, fileno=bound.detach())
+    full.setblocking(False)
+    acceptor = Acceptor(
+        full,
+        pytest.fail,
+        trust=lambda: {"127.0.0.1"},
+        timeout_s=lambda: PATIENCE_S,
+        context=None,
+        loop=asyncio.get_running_loop(),
+    )
+    with socket.create_connection(full.getsockname()):
+        await until(lambda: len(asked) == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+        await until(lambda: len(asked) == 2)
+    acceptor.close()

@@ -415,7 +415,7 @@ async def test_the_log_tells_of_retries_and_of_clients_that_left(tmp_path: Path)
         (1, None), (2, "reset"),
     ]  # fmt: skip
     assert {line["backend"] for line in served} == {good.address}
-    assert (left["status"], left["target"], left["error_reason"]) == (499, "/left", None)
+    assert (left["status"], left["target"], left["error_reason"]) == (499, "/left", "client_gone")
 
 
 # ── faults of ours ────────────────────────────────────────────────────────────────────────────────

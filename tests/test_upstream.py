@@ -18,6 +18,7 @@ from lb.backend import Backend, Lifecycle
 from lb.backend_connection import BackendConnection
 from lb.config import LimitsConfig, TimeoutsConfig
 from lb.config_service import ServiceConfig
+from lb.dial import dial
 from lb.errors import (
     BackendTlsError,
     ConnectFailedError,
@@ -416,14 +417,13 @@ async def test_plain_bytes_before_the_handshake_are_never_an_answer(
     """Somebody on the way puts an answer before the backend's encrypted ones."""
     authority = Authority(tmp_path)
 
-    async def slowly(self: Upstream, backend: Backend) -> BackendConnection:
-        connection = await opened(self, backend)
+    async def slowly(address: str) -> BackendConnection:
+        connection = await dial(address)
         while not connection.buffer:
             await connection.more()
         return connection
 
-    opened = Upstream._open
-    monkeypatch.setattr(Upstream, "_open", slowly)
+    monkeypatch.setattr("lb.upstream.dial", slowly)
     context = server_side(authority, "127.0.0.1")
 
     async def poisoned(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
