@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -40,8 +41,10 @@ MOST_BYTES_EACH = 64 * 1024
 LEAST_HELD = 0.99
 SPARE_FILES = 500
 START_S = 120.0
-LARGE = 400_000
-"""Bytes of the answer that nobody reads in time."""
+BEGINNING = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + bytes(400_000)
+"""Of the answer for slow readers: its end never comes, so that it is under way all the while. With
+one that ended, the kernel's buffers would take all of it, and the proxy would be done."""
+READER_BUFFER = 4096
 
 CONFIG = """
 hypervisor = []
@@ -92,7 +95,7 @@ class Found:
 
 
 class Backend(asyncio.Protocol):
-    """Answers each head at once, /large with a large body; takes bodies for ever."""
+    """Answers each head at once, /large without end; takes bodies for ever."""
 
     def __init__(self) -> None:
         self._input = b""
@@ -106,10 +109,10 @@ class Backend(asyncio.Protocol):
             head, _, self._input = self._input.partition(b"\r\n\r\n")
             if head.startswith(b"POST"):
                 return
-            body = bytes(LARGE) if head.startswith(b"GET /large") else b"ok\n"
-            self._transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
+            if head.startswith(b"GET /large"):
+                self._transport.write(BEGINNING)
+            else:
+                self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
         self._input = self._input[-65536:]
 
 
@@ -174,7 +177,12 @@ def slow_process(pipe: Pipe, port: int, number: int) -> None:
         for at in range(number):
             with contextlib.suppress(OSError):
                 kind = KINDS[at % len(KINDS)]
-                _, one = await loop.create_connection(partial(Slow, kind), "127.0.0.1", port)
+                sock = socket.socket()
+                if kind == "reader":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READER_BUFFER)
+                sock.setblocking(False)
+                await loop.sock_connect(sock, ("127.0.0.1", port))
+                _, one = await loop.create_connection(partial(Slow, kind), sock=sock)
                 slow.append(one)
         pipe.send(len(slow))
         while not pipe.poll():

@@ -88,7 +88,8 @@ class TimeoutsConfig(Table):
     idle: Seconds = 75.0
     """How long a client's connection may wait for its next request."""
     half_closed: Seconds = 10.0
-    """How long an HTTP/1.0 client that closed its side is still worked for."""
+    """How long a client that closed its side, and that cannot be asked, is still worked for: one of
+    HTTP/1.0, or one whose answer has begun and pauses."""
     tunnel_idle: Seconds = 3600.0
     """How long a WebSocket or another tunnel may be silent both ways."""
 

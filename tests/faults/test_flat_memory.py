@@ -14,7 +14,7 @@ from tests.proxy_harness import PATIENCE_S, Client, until
 
 MIB = 1024 * 1024
 TEN_GIB = 10 * 1024 * MIB
-PASSED = 512 * MIB
+PASSED = 256 * MIB
 """So much of it passes before the client leaves: enough to show whether any of it stays."""
 MOST_GROWTH = 24 * MIB
 AT_ONCE = 4
