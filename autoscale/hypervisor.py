@@ -113,7 +113,7 @@ class LibvirtHypervisor:
         self._conn: Any = None
         self._info: HostInfo | None = None
         self._relabels = False
-        self._tried_at = -RECONNECT_S
+        self._tried_at, self._trouble = -RECONNECT_S, ""
         self._known = KnownDomains()
         self._swept = False
         self._callbacks: list[Callable[[str], None]] = []
@@ -234,11 +234,14 @@ class LibvirtHypervisor:
         try:
             if conn := self._alive():
                 return conn  # another thread was faster
-            now = self._clock()
-            if now - self._tried_at < RECONNECT_S:
-                raise HostUnreachable(f"{self._name}: not connected to {self._uri}")
-            self._tried_at = now
-            return self._connect()
+            if (now := self._clock()) - self._tried_at < RECONNECT_S:
+                raise HostUnreachable(self._trouble or f"{self._name}: not connected")
+            self._tried_at, self._trouble = now, ""
+            try:
+                return self._translated(self._connect)
+            except HypervisorError as error:
+                self._trouble = str(error)
+                raise
         finally:
             self._connecting.release()
 

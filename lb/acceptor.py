@@ -1,13 +1,15 @@
-"""Accepts connections that begin with a PROXY header: reads exactly that, and hands them on.
+"""Accepts connections that begin with a PROXY header or a TLS handshake, and hands them on.
 
-The header comes before TLS, so it has to be off the socket before a handshake can begin; asyncio's
-own server would begin at once. What the header says is `proxy_protocol`'s, who may send one
-`trust`'s.
+A header comes before TLS, so it has to be off the socket before a handshake can begin; asyncio's
+own server would begin at once, and would tell nobody of connections that stay within it: here they
+count towards the limits from their first packet on. What the header says is `proxy_protocol`'s,
+who may send one `trust`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -32,21 +34,29 @@ Make = Callable[[], ClientConnection]
 
 
 class Acceptor:
-    """One listening socket. `close` stops it; connections already handed on stay, and those whose
-    header is awaited are still handed on, unless they are `cut`."""
+    """One listening socket. `close` stops it; connections already handed on stay, and those that
+    are not that far are still handed on, unless they are `cut`.
+
+    `trust`: who may send PROXY headers, and has to; None where none are sent. `knocked` says
+    whether one more connection of this peer may begin, `settled` that it was handed on, or ended.
+    """
 
     def __init__(
         self,
         listening: socket.socket,
         make: Make,
         *,
-        trust: Callable[[], Container[str]],
+        knocked: Callable[[str], bool],
+        settled: Callable[[str], None],
+        trust: Callable[[], Container[str]] | None,
         timeout_s: Callable[[], float],
         context: ssl.SSLContext | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._listening = listening
         self._make = make
+        self._knocked = knocked
+        self._settled = settled
         self._trust = trust
         self._timeout_s = timeout_s
         self._context = context
@@ -76,7 +86,7 @@ class Acceptor:
                 self._resume = self._loop.call_later(FULL_PAUSE_S, self._listen)
             return
         connected.setblocking(False)
-        task = spawn(self._introduce(connected), name="PROXY header")
+        task = spawn(self._introduce(connected), name="begin of a connection")
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
@@ -85,17 +95,37 @@ class Acceptor:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def _introduce(self, connected: socket.socket) -> None:
+        # Behind a trusted proxy are many: which client it is, is not known before its header.
+        who = "" if self._trust is not None else _peer(connected)
+        if not self._knocked(who):
+            connected.close()
+            return
         try:
-            peer = connected.getpeername()[0]
-            if peer not in self._trust():
-                log.warning("%s sends PROXY headers and is none of trusted_proxies", peer)
-                connected.close()
-                return
-            async with asyncio.timeout(self._timeout_s() or None):
-                parsed = await self._header(connected)
+            await self._hand_on(connected, who)
+        except (MalformedProxyHeader, TimeoutError, OSError, ssl.SSLError) as error:
+            log.debug("a connection that did not begin as it must was closed: %s", error)
+            connected.close()
+        except BaseException:
+            connected.close()
+            raise
+
+    async def _hand_on(self, connected: socket.socket, who: str) -> None:
+        settled = False
+
+        def settle() -> None:
+            nonlocal settled
+            if not settled:
+                settled = True
+                self._settled(who)
+
+        try:
             connection = self._make()
-            if not parsed.local and parsed.source is not None:
-                connection.introduced = parsed
+            # from then on the connection counts itself
+            connection.on_made = settle
+            if self._trust is not None:
+                parsed = await self._trusted_header(connected, self._trust())
+                if not parsed.local and parsed.source is not None:
+                    connection.introduced = parsed
             handshake_s = (self._timeout_s() or None) if self._context is not None else None
             await self._loop.connect_accepted_socket(
                 lambda: connection,
@@ -103,12 +133,18 @@ class Acceptor:
                 ssl=self._context,
                 ssl_handshake_timeout=handshake_s,
             )
-        except (MalformedProxyHeader, TimeoutError, OSError, ssl.SSLError) as error:
-            log.debug("a connection without a PROXY header was closed: %s", error)
-            connected.close()
-        except BaseException:
-            connected.close()
-            raise
+        finally:
+            settle()
+
+    async def _trusted_header(
+        self, connected: socket.socket, trust: Container[str]
+    ) -> proxy_protocol.Parsed:
+        peer = _peer(connected)
+        if peer not in trust:
+            log.warning("%s sends PROXY headers and is none of trusted_proxies", peer)
+            raise MalformedProxyHeader("nobody whom we trust sent it")
+        async with asyncio.timeout(self._timeout_s() or None):
+            return await self._header(connected)
 
     async def _header(self, connected: socket.socket) -> proxy_protocol.Parsed:
         begun = b""
@@ -132,6 +168,12 @@ class Acceptor:
         if not data:
             raise MalformedProxyHeader("the connection ended before one")
         return data
+
+
+def _peer(connected: socket.socket) -> str:
+    with contextlib.suppress(OSError):  # it may have gone already
+        return str(connected.getpeername()[0])
+    return ""
 
 
 def _resolve(readable: asyncio.Future[None]) -> None:

@@ -62,18 +62,29 @@ class ClientBody:
 
     # ── the connection's side ────────────────────────────────────────────────────────────────
 
+    def announce(self, length: int) -> None:
+        """So many bytes are to come: where that is too many, it has failed already."""
+        if self._is_too_long(length):
+            self.fail(self._too_long())
+
     def feed(self, piece: bytes) -> None:
         """Payload that came. Raises BodyTooLargeError."""
         self.received += len(piece)
-        most = self._limits.body_bytes
-        if most and self.received > most:
-            raise BodyTooLargeError(f"the request's body is longer than {most} bytes")
+        if self._is_too_long(self.received):
+            raise self._too_long()
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_BYTES and not self._paused:
             self._paused = True
             self._flow(False)
         self._wake()
+
+    def _is_too_long(self, length: int) -> bool:
+        return 0 < self._limits.body_bytes < length
+
+    def _too_long(self) -> BodyTooLargeError:
+        most = self._limits.body_bytes
+        return BodyTooLargeError(f"the request's body is longer than {most} bytes")
 
     def finish(self, trailers: Fields) -> None:
         self.complete = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -18,7 +19,6 @@ from lb.client_body import ClientBody
 from lb.deadline import Deadline
 from lb.errors import (
     BadRequestError,
-    BodyTooLargeError,
     ClientFaultError,
     ClientGoneError,
     ClientTimeoutError,
@@ -125,6 +125,8 @@ class ClientConnection(web.RequestHandler):
         """Requests begun."""
         self.written = 0
         """Bytes of the running exchange's final answer."""
+        self.on_made: Callable[[], None] = lambda: None
+        """Called first, once it stands."""
         self.introduced: Parsed | None = None
         """What a PROXY header said of it."""
         self.peer = ""
@@ -140,6 +142,7 @@ class ClientConnection(web.RequestHandler):
     # ── aiohttp's side: a connection comes and goes ──────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.on_made()
         self._meet(transport)
         super().connection_made(transport)
         if not self._proxy.arrived(self):
@@ -262,10 +265,7 @@ class ClientConnection(web.RequestHandler):
             )
         else:
             self._left = framing
-            if 0 < limits.body_bytes < framing:
-                raise BodyTooLargeError(
-                    f"the request's body is longer than {limits.body_bytes} bytes"
-                )
+            self.body.announce(framing)
         # Before anybody is told: what is malformed in the same breath is never forwarded.
         self._read_body()
         self.served += 1

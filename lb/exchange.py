@@ -327,9 +327,10 @@ def last_hop(request: Asked, identifier: bytes) -> tuple[AnswerHead, bytes] | No
     return _ours(200, b"OK", [(b"Content-Type", b"message/http")], body, identifier), body
 
 
-def https_place(request: Asked, port: int | None) -> bytes:
-    """Where the same is found by https; `port` is where we listen for it."""
-    host = request.host or b""
+def https_place(request: Asked, local_name: bytes, port: int | None) -> bytes:
+    """Where the same is found by https; `port` is where we listen for it, `local_name` whom the
+    client connected to, where it does not say whom it wants."""
+    host = request.host or local_name
     name = host if host.endswith(b"]") else re.sub(rb":[0-9]*\Z", b"", host)
     where = b"" if port in (None, 443) else b":%d" % port
     return b"https://" + name + where + request.target.lstrip(b"*")

@@ -57,12 +57,12 @@ class Journey:
         "_head_bytes",
         "_identifier",
         "_proxy",
-        "_site",
         "_status",
         "_task",
         "_told",
         "_upstream_s",
         "connection",
+        "site",
     )
 
     def __init__(self, proxy: Proxy, connection: ClientConnection) -> None:
@@ -74,7 +74,7 @@ class Journey:
         self._client = proxy.client_of(connection)
         self._told = self._client.told
         """Who asks: the peer, or whom it tells of where it is a trusted proxy."""
-        self._site: Site | None = None
+        self.site: Site | None = None
         self._identifier = b""
         self._status = 500
         self._error: RequestError | None = None
@@ -113,7 +113,7 @@ class Journey:
         return keep
 
     def _over(self) -> None:
-        proxy, site = self._proxy, self._site
+        proxy, site = self._proxy, self.site
         proxy.running.discard(self)
         now = proxy.clock()
         counters = proxy.counters if site is None else site.counters
@@ -132,7 +132,7 @@ class Journey:
 
     def _entry(self, now: float) -> Entry:
         connection, head, told = self.connection, self.connection.head, self._error
-        site, attempts = self._site, self._attempts
+        site, attempts = self.site, self._attempts
         backend = attempts.backend if attempts is not None else None
         return Entry(
             time=time.time() - (now - self._began),
@@ -178,15 +178,19 @@ class Journey:
         self._identifier = proxy.identify(connection.head.fields)
         self._asked = asked = exchange.asked(connection.head)
         self._told = headers.told(connection.head.fields, self._client, proxy.trust)
+        if connection.redirect_to_https:
+            place = exchange.https_place(asked, connection.local_name, proxy.https_port)
+            return await self._give(*exchange.redirect(308, place, self._identifier))
         ours = exchange.last_hop(asked, self._identifier)
         if ours is not None:
             return await self._give(*ours)
         route = proxy.routes.match(asked.host, asked.target)
         if route is None:
             raise NoRouteError("no route leads anywhere from here")
-        if route.service is None or connection.redirect_to_https:
-            return await self._give(*self._redirect(asked, route))
-        self._site = site = proxy.sites[route.service]
+        if route.service is None:
+            place = route.location(self._scheme, asked.host, asked.target)
+            return await self._give(*exchange.redirect(route.status, place, self._identifier))
+        self.site = site = proxy.sites[route.service]
         site.counters.in_flight += 1
         timeouts = proxy.timeouts_of(route.timeouts)
         try:
@@ -195,18 +199,12 @@ class Journey:
         except TimeoutError:
             raise DeadlineError(f"not answered within {timeouts.whole:g} s") from None
 
-    def _redirect(self, asked: Asked, route: Route) -> tuple[AnswerHead, bytes]:
-        if self.connection.redirect_to_https:
-            status, place = 308, self._proxy.https_place(asked)
-        else:
-            status = route.status
-            place = route.location(self._scheme, asked.host, asked.target)
-        return exchange.redirect(status, place, self._identifier)
-
     async def _serve(
         self, asked: Asked, route: Route, site: Site, timeouts: TimeoutsConfig
     ) -> bool:
         proxy, connection = self._proxy, self.connection
+        if connection.body.error is not None:
+            raise connection.body.error  # before it takes anybody's place
         if proxy.sent_on > proxy.config.upstream_connections:
             raise OverloadedError(f"{proxy.config.upstream_connections} requests are running")
         body: RequestBody | None = None
@@ -353,6 +351,6 @@ class Journey:
         if self.connection.written or isinstance(error, ClientGoneError):
             self.connection.abort()
             return False
-        page = self._site.pages.page(error.status) if self._site is not None else None
+        page = self.site.pages.page(error.status) if self.site is not None else None
         answer = exchange.refusal(error, self._identifier, page)
         return await self._give(*answer, last=isinstance(error, BadRequestError))

@@ -210,27 +210,23 @@ class ProxyServer:
     async def _accept(self, open_: _Listener) -> None:
         loop = asyncio.get_running_loop()
         context = self._tls.context if self._tls is not None and open_.encrypted else None
-        handshake_s = self.proxy.config.timeouts.head or None
         for one in open_.bound:
-            if open_.config.proxy_protocol:
-                open_.accepting.append(
-                    Acceptor(
-                        one.dup(),
-                        open_.server.connection,
-                        trust=lambda: self.proxy.trust,
-                        timeout_s=lambda: self.proxy.config.timeouts.head,
-                        context=context,
-                        loop=loop,
-                    )
+            if context is None and not open_.config.proxy_protocol:
+                server = await loop.create_server(
+                    open_.server, sock=one.dup(), backlog=sockets.BACKLOG
                 )
+                open_.accepting.append(server)
                 continue
             open_.accepting.append(
-                await loop.create_server(
-                    open_.server,
-                    sock=one.dup(),
-                    backlog=sockets.BACKLOG,
-                    ssl=context,
-                    ssl_handshake_timeout=handshake_s if context is not None else None,
+                Acceptor(
+                    one.dup(),
+                    open_.server.connection,
+                    knocked=self.proxy.knocked,
+                    settled=self.proxy.settled,
+                    trust=(lambda: self.proxy.trust) if open_.config.proxy_protocol else None,
+                    timeout_s=lambda: self.proxy.config.timeouts.head,
+                    context=context,
+                    loop=loop,
                 )
             )
 
@@ -276,6 +272,13 @@ class ProxyServer:
         for line in cut:
             log.warning("cut at shutdown: %s", line)
         return Stopped(running - len(cut), cut)
+
+    def cut(self, site: Site) -> None:
+        """End what still runs on a service that has left."""
+        for journey in tuple(self.proxy.running):
+            if journey.site is site:
+                log.warning("cut with service %s: %r", site.name, journey)
+                journey.cut()
 
     def hurry(self) -> None:
         """Cut what is running now: the grace is over."""

@@ -24,7 +24,7 @@ from lb.client_connection import ClientConnection
 from lb.config import ProxyConfig, TimeoutsConfig
 from lb.config_service import RouteTimeouts
 from lb.errors import RequestError
-from lb.exchange import Asked, RequestIds
+from lb.exchange import RequestIds
 from lb.journey import Journey
 from lb.metrics import RequestMetrics
 from lb.routes import Routes
@@ -110,29 +110,38 @@ class Proxy:
 
     def arrived(self, connection: ClientConnection) -> bool:
         """A client connected. False: there are too many, or we stop; close it."""
-        if self.stopping:
-            return False
-        limits = self.config.limits
-        mine = self._by_client.get(connection.peer, 0)
-        most = limits.connections_per_client
-        if len(self.connections) >= limits.connections or (most and mine >= most):
-            self.counters.turned_away += 1
+        if not self.knocked(connection.peer):
             return False
         self.connections.add(connection)
-        self.counters.connections += 1
-        self._by_client[connection.peer] = mine + 1
         return True
 
     def left(self, connection: ClientConnection) -> None:
-        if connection not in self.connections:
-            return
-        self.connections.remove(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.settled(connection.peer)
+
+    def knocked(self, client: str) -> bool:
+        """One more connection begins; empty: of a client not known yet. False: close it."""
+        if self.stopping:
+            return False
+        limits = self.config.limits
+        mine = self._by_client.get(client, 0)
+        most = limits.connections_per_client if client else 0
+        if self.counters.connections >= limits.connections or (most and mine >= most):
+            self.counters.turned_away += 1
+            return False
+        self.counters.connections += 1
+        self._by_client[client] = mine + 1
+        return True
+
+    def settled(self, client: str) -> None:
+        """One that `knocked` ended, or is told by another name from now on."""
         self.counters.connections -= 1
-        mine = self._by_client[connection.peer] - 1
+        mine = self._by_client[client] - 1
         if mine:
-            self._by_client[connection.peer] = mine
+            self._by_client[client] = mine
         else:
-            del self._by_client[connection.peer]
+            del self._by_client[client]
 
     def client_of(self, connection: ClientConnection) -> headers.Connection:
         """Who is at the other end, as far as the connection tells."""
@@ -188,10 +197,6 @@ class Proxy:
     def trace(self) -> bytes:
         """A traceparent for a request that has none."""
         return trace.make(self._random)
-
-    def https_place(self, asked: Asked) -> bytes:
-        """The same place, by https."""
-        return exchange.https_place(asked, self.https_port)
 
 
 @functools.lru_cache(maxsize=1)

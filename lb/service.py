@@ -281,6 +281,7 @@ class Balancer:
 
     def _leave(self, served: Served) -> None:
         def gone() -> None:
+            self._server.cut(served.site)
             self._forget(served.name)
             self._note(_told("gone", f"service {served.name} has left", served.name))
             spawn(served.close(), name=f"closing of {served.name}")

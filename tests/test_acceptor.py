@@ -15,7 +15,8 @@ import pytest
 
 from lb import sockets
 from lb.acceptor import Acceptor
-from lb.config import ListenConfig
+from lb.config import LimitsConfig, ListenConfig, TlsConfig
+from lb.config_proxy import CertificateConfig
 from lb.proxy_protocol import encode
 from tests.fake_backend import FakeBackend
 from tests.proxy_harness import PATIENCE_S, Client, Proxied, one, until
@@ -202,6 +203,8 @@ async def test_without_a_file_for_a_connection_it_pauses_and_goes_on(
     acceptor = Acceptor(
         full,
         pytest.fail,
+        knocked=lambda _: True,
+        settled=lambda _: None,
         trust=lambda: {"127.0.0.1"},
         timeout_s=lambda: PATIENCE_S,
         context=None,
@@ -214,3 +217,39 @@ async def test_without_a_file_for_a_connection_it_pauses_and_goes_on(
         assert len(asked) == 1
         await until(lambda: len(asked) == 2)
     acceptor.close()
+
+
+@pytest.mark.parametrize("listen", [{"tls": "on"}, {"proxy_protocol": True}], ids=["tls", "proxy"])
+async def test_who_connects_and_says_nothing_counts(listen: dict[str, Any], tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    config = ListenConfig(address="127.0.0.1:0", **listen)
+    pair = authority.issue("localhost")
+    tls = TlsConfig(certificates=(CertificateConfig(cert=str(pair.cert), key=str(pair.key)),))
+    limits = LimitsConfig(connections=2)
+    async with one(
+        listen=(config,), tls=tls, limits=limits, trusted_proxies=("127.0.0.0/8",), home=tmp_path
+    ) as (proxy, _):
+        async with proxy.client(), proxy.client(), proxy.client() as third:
+            assert await third.ended()
+            assert proxy.counters.turned_away == 1
+            assert proxy.counters.connections == 2
+        await until(lambda: proxy.counters.connections == 0)
+
+
+async def test_with_tls_a_clients_connections_count_once(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("localhost")
+    tls = TlsConfig(certificates=(CertificateConfig(cert=str(pair.cert), key=str(pair.key)),))
+    limits = LimitsConfig(connections_per_client=1)
+    async with one(tls=tls, limits=limits, home=tmp_path) as (proxy, _):
+        context = ssl.create_default_context(cafile=str(authority.path))
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", proxy.port, ssl=context, server_hostname="localhost"
+            )
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert proxy.counters.connections == 1
+            writer.close()
+            await writer.wait_closed()
+            await until(lambda: proxy.counters.connections == 0)

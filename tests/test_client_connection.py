@@ -58,10 +58,12 @@ async def test_it_is_refused_in_our_form_and_counted(
     sent: bytes, status: int, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with one() as (proxy, backend), proxy.client() as client:
+        caplog.clear()
         with caplog.at_level(logging.INFO):
             await client.send(sent)
             answer = await client.answer()
             assert await client.ended()
+        assert caplog.text == "", "a scanner must not fill the log"
         assert answer.status == status
         assert answer.value("Content-Type") == "application/problem+json"
         assert answer.value("Connection") == "close"
@@ -72,7 +74,6 @@ async def test_it_is_refused_in_our_form_and_counted(
         assert problem["request_id"] == answer.value("X-Request-Id")
         assert proxy.codes() == {status: 1}
         assert backend.seen == []
-    assert caplog.text == "", "a scanner must not fill the log"
 
 
 async def test_it_ends_a_connection_that_was_fine_so_far() -> None:

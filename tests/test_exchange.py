@@ -328,7 +328,7 @@ def test_the_same_place_by_https(
     host: bytes, target: bytes, port: int | None, place: bytes
 ) -> None:
     request = exchange.asked(RequestHead("GET", target, (1, 1), [(b"Host", host)]))
-    assert exchange.https_place(request, port) == place
+    assert exchange.https_place(request, b"127.0.0.1:80", port) == place
 
 
 @pytest.mark.parametrize(
@@ -346,3 +346,8 @@ def test_who_answers_the_last_hop(method: str, hops: bytes, ours: bool) -> None:
 def test_request_ids_differ() -> None:
     make = RequestIds("cafe")
     assert [make(), make()] == [b"cafe-00000001", b"cafe-00000002"]
+
+
+def test_the_same_place_by_https_of_one_that_names_no_host() -> None:
+    old = exchange.asked(request_head(b"GET /x HTTP/1.0\r\n\r\n", target_bytes=99, most_fields=9))
+    assert exchange.https_place(old, b"10.0.0.1:80", 8443) == b"https://10.0.0.1:8443/x"
