@@ -44,9 +44,11 @@ class RequestMetrics:
     """One service's counters. Written by the proxy as requests pass, read at scrape time."""
 
     __slots__ = (
+        "breaker_open",
         "connections",
         "duration",
         "in_flight",
+        "limit",
         "queue_wait",
         "requests",
         "retries",
@@ -72,6 +74,9 @@ class RequestMetrics:
         self.upstream_errors: dict[str, int] = {}
         self.waiting: Callable[[], int] = lambda: 0
         """How many wait in line; the proxy says so once it has a line."""
+        self.breaker_open: Callable[[], bool] = lambda: False
+        self.limit: Callable[[], int | None] = lambda: None
+        """How many requests may run at once, where that finds itself; None: where it does not."""
 
     def finished(self, method: str, code: int, seconds: float, now: float) -> None:
         """A request ended, as seen from the client: 499 where it hung up."""
@@ -255,6 +260,16 @@ def collect_proxy(
     tunnels = GaugeMetricFamily(
         "lb_tunnels", "WebSockets and other tunnels that are open", labels=("service",)
     )
+    broken = GaugeMetricFamily(
+        "lb_breaker_open",
+        "1 where a service's breaker lets nothing, or trials only, through",
+        labels=("service",),
+    )
+    limit = GaugeMetricFamily(
+        "lb_concurrency_limit",
+        "Requests a service may run at once, as adaptive concurrency found; absent where it is off",
+        labels=("service",),
+    )
     connections = GaugeMetricFamily("lb_client_connections", "Connections of clients", labels=())
     connections.add_metric((), unrouted.connections)
     refused = CounterMetricFamily(
@@ -275,6 +290,9 @@ def collect_proxy(
         in_flight.add_metric((service,), counters.in_flight)
         queued.add_metric((service,), counters.waiting())
         tunnels.add_metric((service,), counters.tunnels)
+        broken.add_metric((service,), 1 if counters.breaker_open() else 0)
+        if (most := counters.limit()) is not None:
+            limit.add_metric((service,), most)
         for backend in pool:
             labels = (service, backend.name)
             up.add_metric(labels, 1 if backend.available else 0)
@@ -291,7 +309,7 @@ def collect_proxy(
         _add_requests(requests, duration, unrouted)
     yield from (
         requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
-        errors, ejections, tunnels, connections, refused,
+        errors, ejections, tunnels, broken, limit, connections, refused,
     )  # fmt: skip
 
 

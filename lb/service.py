@@ -169,7 +169,7 @@ class Balancer:
         grace_s = self.config.proxy.shutdown_grace
         stopped = await self._server.stop(grace_s)
         if stopped.cut:
-            log.warning("%d requests were cut", len(stopped.cut))
+            log.warning("running requests that were cut: %d", len(stopped.cut))
         await cancel(self._looking)
         await asyncio.gather(
             *(served.stop_scaling(retire_vms=retire_vms) for served in self._services.values()),

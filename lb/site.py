@@ -9,7 +9,7 @@ from __future__ import annotations
 from lb import proxy_protocol
 from lb.adaptive import AdaptiveLimit
 from lb.backend import Backend
-from lb.breaker import Breaker
+from lb.breaker import Breaker, BreakerState
 from lb.budget import RetryBudget
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
@@ -50,6 +50,8 @@ class Site:
         self.breaker = Breaker(config.breaker)
         self.adaptive = AdaptiveLimit(config.adaptive)
         self.upstream = Upstream(proxy.timeouts, proxy.limits, config)
+        counters.breaker_open = lambda: self.breaker.state is not BreakerState.CLOSED
+        counters.limit = lambda: self.adaptive.limit if self.config.adaptive.enabled else None
         self._secret = secret
         self._derive()
         self._unsubscribe = pool.subscribe(lambda change: self.upstream.settle())

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from lb.config import LimitsConfig
 from lb.pool import Report
 from tests.fake_backend import Exchange, FakeBackend, Script, hang, reset_at_once
 from tests.proxy_harness import one, proxied, reason_of, until
@@ -143,6 +144,27 @@ async def test_an_open_breaker_asks_nobody() -> None:
         assert reason_of(answer.body) == "breaker_open"
         assert int(answer.value("Retry-After") or 0) >= 1
         assert len(backend.seen) == 3
+        assert b'lb_breaker_open{service="web"} 1.0' in proxy.metrics.render()[0]
+
+
+async def test_what_clients_do_wrong_does_not_open_the_breaker() -> None:
+    async def read(exchange: Exchange) -> None:
+        await exchange.read_body()
+        await exchange.answer(b"ok")
+
+    breaker = {"enabled": True, "failures": 0.1, "min_requests": 3, "trials": 1}
+    limits = LimitsConfig(body_bytes=10)
+    async with one(read, service={"breaker": breaker}, limits=limits) as (proxy, _):
+        for _ in range(6):
+            async with proxy.client() as client:
+                await client.request(
+                    "POST", "/", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n"
+                )
+                await until(lambda: proxy.pool.in_flight)
+                await client.send(b"b\r\nhello world\r\n0\r\n\r\n")
+                assert (await client.answer()).status == 413
+        assert (await proxy.get()).status == 200
+        assert b'lb_breaker_open{service="web"} 0.0' in proxy.metrics.render()[0]
 
 
 # ── hedges ────────────────────────────────────────────────────────────────────────────────────────
