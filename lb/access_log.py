@@ -113,11 +113,6 @@ class AccessLog:
             self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
             self._thread.start()
 
-    def reopen(self) -> None:
-        """Open the file again, after it was rotated. Raises AccessLogError, and goes on with the
-        old one."""
-        self.configure(self._config)
-
     def write(self, entry: Entry) -> None:
         """Hand over a line. Never waits: dropped where too many are waiting."""
         if self._output is None:

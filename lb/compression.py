@@ -27,19 +27,6 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,19}").fullmatch
 _WEIGHT: Final = re.compile(rb"[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*", re.I).fullmatch
 
 
-def wanted(
-    method: str,
-    request_fields: Fields,
-    status: int,
-    response_fields: Fields,
-    config: CompressionConfig,
-) -> bool:
-    """Whether this answer is to be compressed for this client."""
-    return eligible(method, request_fields, status, response_fields, config) and takes_gzip(
-        request_fields
-    )
-
-
 def eligible(
     method: str,
     request_fields: Fields,
@@ -47,7 +34,8 @@ def eligible(
     response_fields: Fields,
     config: CompressionConfig,
 ) -> bool:
-    """Whether it would be for a client that takes gzip. `vary` tells caches so."""
+    """Whether this answer is to be compressed for a client that takes gzip; `vary` tells caches
+    so."""
     if not config.enabled or method in ("HEAD", "CONNECT") or status < 200 or status in _NEVER:
         return False
     length: bytes | None = None

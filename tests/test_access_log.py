@@ -153,7 +153,7 @@ def test_reopened_after_rotation(tmp_path: Path) -> None:
     path.rename(old)
     log.write(numbered(1))
     until(lambda: log.written == 2)
-    log.reopen()
+    log.configure(config(path))
     until(lambda: not held(old))
     log.write(numbered(2))
     log.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.compression import Gzip, edit, eligible, streamed, takes_gzip, vary, wanted
+from lb.compression import Gzip, edit, eligible, streamed, takes_gzip, vary
 from lb.config_service import CompressionConfig
 
 Fields = list[tuple[bytes, bytes]]
@@ -18,6 +18,13 @@ Fields = list[tuple[bytes, bytes]]
 ON = CompressionConfig(enabled=True)
 ASKS: Fields = [(b"Host", b"example.org"), (b"Accept-Encoding", b"gzip, deflate, br")]
 PAGE: Fields = [(b"Content-Type", b"text/html; charset=utf-8"), (b"Content-Length", b"5000")]
+
+
+def wanted(
+    method: str, asks: Fields, status: int, answer: Fields, config: CompressionConfig
+) -> bool:
+    """As `relay` asks."""
+    return eligible(method, asks, status, answer, config) and takes_gzip(asks)
 
 
 def without(fields: Fields, *names: bytes) -> Fields:
