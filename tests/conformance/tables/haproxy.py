@@ -178,6 +178,9 @@ EXPLAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "trailer: folded at once",
         "trailer: bad when the request is under way",
     ),
+    "same or refuses: may see the client's end before its second request": (
+        "half-close: pipelined requests are all answered",
+    ),
     "same or differs: reads trailers with a strictness that it never sets, another each start": (
         "cut: trailers with a space before the colon",
     ),
