@@ -49,7 +49,7 @@ class Site:
         self.budget = RetryBudget(config.retry)
         self.breaker = Breaker(config.breaker)
         self.adaptive = AdaptiveLimit(config.adaptive)
-        self.upstream = Upstream(proxy.timeouts, proxy.limits, config)
+        self.upstream = Upstream(proxy.limits, config)
         counters.breaker_open = lambda: self.breaker.state is not BreakerState.CLOSED
         counters.limit = lambda: self.adaptive.limit if self.config.adaptive.enabled else None
         self._secret = secret
@@ -66,7 +66,7 @@ class Site:
         """Go on with these settings. What was learned stays: of the backends that stay, of how
         often requests fail, of how many can be carried. Raises TlsError, and then nothing has
         changed."""
-        self.upstream.configure(proxy.timeouts, proxy.limits, config)
+        self.upstream.configure(proxy.limits, config)
         self.config = config
         self.pages = pages
         self.line.config = config.queue

@@ -41,12 +41,9 @@ DOOR_S: Final = 10.0
 
 
 class Upstream:
-    """`timeouts` and `limits` may be replaced at any time: the next exchange goes by them."""
+    """`limits` are those of answers."""
 
-    def __init__(
-        self, timeouts: TimeoutsConfig, limits: LimitsConfig, service: ServiceConfig
-    ) -> None:
-        self.timeouts = timeouts
+    def __init__(self, limits: LimitsConfig, service: ServiceConfig) -> None:
         self.limits = limits
         self._service = service
         self._tls = client_context(service.tls)
@@ -56,17 +53,16 @@ class Upstream:
         self._doors: dict[Backend, asyncio.Semaphore] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
-    def configure(
-        self, timeouts: TimeoutsConfig, limits: LimitsConfig, service: ServiceConfig
-    ) -> None:
-        """Take over a new configuration. Raises TlsError, and then nothing has changed."""
+    def configure(self, limits: LimitsConfig, service: ServiceConfig) -> None:
+        """Take over a new configuration: the next exchange goes by it. Raises TlsError, and then
+        nothing has changed."""
         # anew each time: a renewed certificate keeps its path
         self._tls = client_context(service.tls)
         changed = (service.tls, service.send_proxy_protocol) != (
             self._service.tls,
             self._service.send_proxy_protocol,
         )
-        self.timeouts, self.limits, self._service = timeouts, limits, service
+        self.limits, self._service = limits, service
         if changed:
             # made under the old rules, as are those in use
             self._rules = object()

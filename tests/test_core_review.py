@@ -227,7 +227,7 @@ async def test_a_connection_of_older_rules_is_not_used_again() -> None:
         upstream = proxy.site.upstream
         for mode in ("v1", "off"):
             service = ServiceConfig.model_validate({"send_proxy_protocol": mode})
-            upstream.configure(upstream.timeouts, upstream.limits, service)
+            upstream.configure(upstream.limits, service)
         answer.set()
         await running
         await proxy.get()

@@ -61,7 +61,7 @@ def silent(_: AnswerHead) -> None:
 
 @asynccontextmanager
 async def upstream(**service: Any) -> AsyncIterator[Upstream]:
-    made = Upstream(TIMEOUTS, LimitsConfig(), ServiceConfig.model_validate(service))
+    made = Upstream(LimitsConfig(), ServiceConfig.model_validate(service))
     try:
         yield made
     finally:
@@ -462,10 +462,10 @@ async def test_connections_made_by_other_rules_are_not_used_again() -> None:
     async with FakeBackend() as fake, upstream() as up:
         backend = ready(fake.address)
         await ask(up, backend)
-        up.configure(TIMEOUTS, LimitsConfig(), ServiceConfig(max_in_flight=3))
+        up.configure(LimitsConfig(), ServiceConfig(max_in_flight=3))
         await ask(up, backend)
         assert fake.connections == 1
-        up.configure(TIMEOUTS, LimitsConfig(), ServiceConfig(send_proxy_protocol="v1"))
+        up.configure(LimitsConfig(), ServiceConfig(send_proxy_protocol="v1"))
         await until(lambda: fake.open == 0)
 
 
@@ -474,9 +474,9 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing() -> None:
         backend = ready(fake.address)
         await ask(up, backend)
         bad = ServiceConfig.model_validate({"tls": {"enabled": True, "ca": "/nowhere.pem"}})
-        timeouts = TimeoutsConfig(connect=1.0)
+        limits = up.limits
         with pytest.raises(TlsError):
-            up.configure(timeouts, LimitsConfig(), bad)
-        assert up.timeouts is TIMEOUTS
+            up.configure(LimitsConfig(fields=9), bad)
+        assert up.limits is limits
         assert await ask(up, backend) == b"ok"
         assert fake.connections == 1
