@@ -1,7 +1,8 @@
 """Observe → decide → act, once a second and whenever something happens.
 
 Owns the order of one tick and the state that one decision hands to the next. It must not know
-libvirt (hosts are a Protocol), the proxy, or the wall clock: time and sleep are arguments.
+libvirt (hosts are a Protocol) or the proxy (what clients ask for is a callable); time, wall clock
+and sleep are arguments.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from autoscale import policy
+from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
+from autoscale.forecast import Forecast
 from autoscale.host import Domain, Hypervisor, HypervisorError
-from autoscale.model import Decision, Direction, Happening, Reason, Sample
-from autoscale.policy import Rules, State
-from autoscale.signals import signal_between
+from autoscale.model import Demand, Direction, Happening, Reason
+from autoscale.policy import State
+from autoscale.rules import Rules
+from autoscale.signals import Meter, Signals
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,11 @@ class LoopClock:
 
 
 class Controller:
-    """Keeps one service's fleet at the size its load needs."""
+    """Keeps one service's fleet at the size its load needs.
+
+    `demand` tells what clients ask for, at the instant it is called; `decided` takes each decision,
+    `note` what the journal should know of. Neither may await.
+    """
 
     def __init__(
         self,
@@ -55,6 +63,8 @@ class Controller:
         *,
         interval_s: float,
         clock: Clock,
+        wall_clock: Callable[[], float],
+        demand: Callable[[], Demand],
         note: Callable[[Happening], None],
         decided: Callable[[Decision], None] = lambda _decision: None,
     ) -> None:
@@ -64,15 +74,20 @@ class Controller:
         self.interval_s = interval_s
         self._hosts = hosts
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._demand = demand
         self._note = note
         self._decided = decided
         self._state: State | None = None
-        self._bases: dict[str, Sample] = {}
+        self._learned: Forecast | None = None
+        self._meter = Meter(interval_s)
         self._down: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._ending = False
         self._retiring: Reason | None = None
         self.decision: Decision | None = None
+        self.signals = Signals()
+        """What the last decision went by."""
         self.ticks = 0
 
     def wake(self) -> None:
@@ -90,8 +105,20 @@ class Controller:
 
     def keep(self) -> None:
         """Take a retirement back: the rules count again. VMs that drain already go on doing so."""
+        self._learned = self.forecast
         self._retiring = self._state = None
         self._wake.set()
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What was learned of the load's seasons; None before there is anything."""
+        return self._state.forecast if self._state is not None else self._learned
+
+    def remember(self, forecast: Forecast) -> None:
+        """Go on from what an earlier process learned."""
+        if self._state is not None:
+            self._state = self._state._replace(forecast=forecast)
+        self._learned = forecast
 
     @property
     def unreachable(self) -> Mapping[str, str]:
@@ -128,17 +155,26 @@ class Controller:
         reachable = [
             h for h, domains in zip(self._hosts, listings, strict=True) if domains is not None
         ]
-        self._update_signals(
-            [d.sample for domains in listings if domains for d in domains if d.sample]
-        )
+        demand = self._measure([d for domains in listings if domains for d in domains])
         self.ticks += 1
         if not self.fleet.all_hosts_seen and self._retiring is None:
             # how many there are is not known yet; those that are known join and serve all the same
             self.fleet.advance()
             return
-        decision = self._decide(self._clock.now())
+        decision = self._decide(demand, reachable, self._clock.now())
         self._record(decision)
         self.fleet.step(decision, reachable)
+
+    def _measure(self, domains: Sequence[Domain]) -> Demand:
+        """What machines used and what clients asked for, since the readings before."""
+        self._meter.interval_s = self.interval_s
+        names = [status.name for status in self.fleet.statuses()]
+        samples = [domain.sample for domain in domains if domain.sample]
+        self._meter.sampled(samples, self.fleet.allowed_cores(), names)
+        self.fleet.measured(self._meter.cpu)
+        demand = self._demand()
+        self._meter.asked(demand)
+        return demand
 
     async def _observe(self, host: Hypervisor) -> tuple[Domain, ...] | None:
         try:
@@ -168,34 +204,24 @@ class Controller:
             )
         return domains
 
-    def _update_signals(self, samples: list[Sample]) -> None:
-        """A tick may come early (an event woke us): a difference over less than half an interval
-        would be noise, so the last signal stands until enough time has passed. A lost sample leaves
-        the base where it was: the next one speaks for both intervals."""
-        bases = {name: base for name, base in self._bases.items() if self.fleet.get(name)}
-        for sample in samples:
-            base = self._bases.get(sample.vm)
-            vm = self.fleet.get(sample.vm)
-            if base is not None and 0 <= sample.at - base.at < self.interval_s / 2:
-                continue
-            bases[sample.vm] = sample
-            if vm is not None:
-                vm.signal = signal_between(base, sample) if base else None
-        self._bases = bases
-
-    def _decide(self, now: float) -> Decision:
+    def _decide(self, demand: Demand, reachable: Collection[str], now: float) -> Decision:
         counts = self.fleet.counts()
         if self._retiring is not None:
             self.fleet.retire_all(self._retiring)
             return Decision(
-                self.fleet.service, now, counts.active, 0, self._retiring, "retiring all VMs"
+                self.fleet.service, now, counts.active, 0, self._retiring, told="retiring all VMs"
             )
         if self._state is None:
-            self._state = State.start(counts.active, self.rules)
-        signals = {status.name: status.signal for status in self.fleet.statuses() if status.signal}
-        decision, self._state = policy.decide(
-            signals, self.fleet.serving_names(), counts, self._state, self.rules, now
+            start = State.start(counts.active, self.rules)
+            self._state = start._replace(forecast=self._learned)
+        self.signals = self._meter.signals(
+            demand,
+            self.fleet.serving_names(),
+            {status.name: status.host for status in self.fleet.statuses()},
+            self._wall_clock(),
+            reachable,
         )
+        decision, self._state = policy.decide(self.signals, counts, self._state, self.rules, now)
         return decision
 
     def _record(self, decision: Decision) -> None:
@@ -209,6 +235,11 @@ class Controller:
                     decision.service,
                     decision.reason,
                     decision.sentence,
-                    {"from": decision.current, "to": decision.desired},
+                    {
+                        "from": decision.current,
+                        "to": decision.desired,
+                        "wanted": decision.wanted,
+                        "path": decision.way[0].value if decision.way else None,
+                    },
                 )
             )

@@ -5,7 +5,7 @@ listing with what is wanted and moves every VM at most one step, so doing it twi
 must not decide how many replicas there should be (`policy` does), nor judge a backend's health (the
 pool does).
 
-Mutable state: `_vms` by name, `_gate` (launch failures), `_seen_hosts`. All of it changes between
+Mutable state: `_vms` by name, `_launches`, `_limits`, `_seen_hosts`. All of it changes between
 awaits only; libvirt calls run in tasks of their own and come back through the methods here.
 """
 
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from autoscale.activations import Activations
 from autoscale.backoff import LaunchGate
-from autoscale.domain_xml import Identity, VmSpec
+from autoscale.decision import Decision
+from autoscale.domain_xml import Identity
 from autoscale.host import (
     Domain,
     DomainRefused,
@@ -28,27 +29,29 @@ from autoscale.host import (
     NoSuchDomain,
     PowerState,
 )
+from autoscale.launches import Launches
+from autoscale.limits import CpuLimits
 from autoscale.model import (
-    Decision,
-    Direction,
     EventKind,
     Fleet,
     Happening,
+    Path,
     PoolLoad,
     Reason,
     ScaleEvent,
+    Signal,
     VmState,
     VmStatus,
 )
-from autoscale.placement import Candidate, HostRoom, choose_host, choose_victim
+from autoscale.placement import candidates, choose_host, choose_victim, rooms
 from autoscale.vm import (
     FAILURE_WORDS,
     BootFiles,
     Vm,
     VmShape,
     count,
-    is_available,
     is_sick,
+    spec_of,
     who_serves,
 )
 
@@ -81,7 +84,7 @@ class VmFleet:
         emit: Callable[[ScaleEvent], None],
         load: Callable[[], PoolLoad],
         note: Callable[[Happening], None],
-        activated: Callable[[float], None] = lambda _seconds: None,
+        activated: Callable[[Path, float], None] = lambda _path, _seconds: None,
     ) -> None:
         self.service = service
         self.shape = shape
@@ -98,18 +101,17 @@ class VmFleet:
         self._note_happening = note
         self._activated = activated
         self._vms: dict[str, Vm] = {}
-        self._gate = LaunchGate()
-        self._gate_said = False
+        self._launches = Launches()
+        self._activations = Activations()
+        self._limits = CpuLimits()
         self._seen_hosts: set[str] = set()
-        self._to_replace = 0
-        self._launch_reason = Reason.BELOW_MIN
-        self._without_limits: set[str] = set()
 
     # --- reading
 
     def counts(self) -> Fleet:
-        """How many there are, by state; a launch under way exists already."""
-        return count(self.service, self._vms.values(), self._load(), self._gate.failures)
+        """How many there are, by state, a launch under way included; and how more could come."""
+        ways = self._activations.ways({Path.COLD: None})
+        return count(self.service, self._vms.values(), self._load(), self.gate.failures, ways)
 
     def ready_names(self) -> tuple[str, ...]:
         return tuple(vm.name for vm in self._vms.values() if vm.state is VmState.READY)
@@ -125,9 +127,24 @@ class VmFleet:
     def get(self, name: str) -> Vm | None:
         return self._vms.get(name)
 
+    def allowed_cores(self) -> Mapping[str, float]:
+        """By VM, the host cores that its shape gives it, whatever it may use just now."""
+        return {
+            vm.name: self._limits.allowed_cores(vm, self._vcpus(vm)) for vm in self._vms.values()
+        }
+
     @property
     def gate(self) -> LaunchGate:
-        return self._gate
+        return self._launches.gate
+
+    @property
+    def burst(self) -> float | None:
+        """So many times its CPU limit each may use while a decision says so; None: never more."""
+        return self._limits.burst
+
+    @burst.setter
+    def burst(self, factor: float | None) -> None:
+        self._limits.burst = factor
 
     @property
     def all_hosts_seen(self) -> bool:
@@ -191,19 +208,21 @@ class VmFleet:
         self._note("vm.gone", vm, reason, f"{vm.name} {words}")
         self._do(vm, self._hosts[vm.host].destroy(vm.name), "clean up")
 
+    def measured(self, signals: Mapping[str, Signal]) -> None:
+        """What each used, by name; whoever is not in it has no signal."""
+        for vm in self._vms.values():
+            vm.signal = signals.get(vm.name)
+
     # --- what is wanted
 
     def step(self, decision: Decision, reachable: Collection[str]) -> None:
         """Move towards `decision`. `reachable`: the hosts that were listed in this tick. With one
         missing the fleet may grow (its VMs still count) but does not shrink."""
+        self._limits.lifted = decision.burst
         self.advance()
         now = self._clock()
-        active = [vm for vm in self._vms.values() if vm.serves_or_will]
-        missing = decision.desired - len(active)
-        if decision.direction is not Direction.NONE:
-            up = decision.direction is Direction.UP
-            self._launch_reason = decision.reason if up else Reason.BELOW_MIN
-        self._to_replace = max(0, min(self._to_replace, missing))
+        missing = decision.desired - sum(vm.serves_or_will for vm in self._vms.values())
+        self._launches.decided(decision, missing)
         if missing > 0 and self.all_hosts_seen:
             self._launch_some(missing, reachable, now)
         elif missing < 0 and set(reachable) >= set(self._hosts):
@@ -248,14 +267,16 @@ class VmFleet:
             vm.move(VmState.READY, now)
             took = now - vm.started_at
             if not vm.adopted:
-                self._activated(took)
-                self._gate, self._gate_said = self._gate.succeeded(), False
+                self._activations.add(vm.path, took)
+                self._activated(vm.path, took)
+                self._launches.succeeded()
             self._note(
                 "vm.ready",
                 vm,
                 vm.reason,
                 f"{vm.name} serves at {vm.address}, {took:.1f} s after it was asked for",
                 seconds=round(took, 3),
+                path=vm.path.value,
             )
             self._advance_ready(vm, load, now)
         elif now - vm.since > self.shape.boot_timeout_s:
@@ -272,9 +293,9 @@ class VmFleet:
             # as long as a whole boot may take: an overloaded replica must not be killed for it
             self._fail(vm, Reason.UNHEALTHY, now)
             return
-        limit = vm.identity.cpu_limit < self.shape.vcpus and vm.host not in self._without_limits
-        if limit and not vm.limited:
-            self._do(vm, self._limit(vm), "limit CPU")
+        limit = self._limits.missing(vm, self._vcpus(vm))
+        if limit is not None:
+            self._do(vm, self._limit(vm, limit), "limit CPU")
 
     def _advance_draining(self, vm: Vm, load: PoolLoad, now: float) -> None:
         host = self._hosts[vm.host]
@@ -299,41 +320,21 @@ class VmFleet:
 
     def _launch_some(self, missing: int, reachable: Collection[str], now: float) -> None:
         room = self.max_existing - len(self._vms)
-        if room <= 0:
-            return
-        if not self._gate.allows(now):
-            if self._gate.is_open and not self._gate_said:
-                self._gate_said = True
-                self._note_happening(
-                    Happening(
-                        "breaker.open",
-                        self.service,
-                        self.service,
-                        Reason.BREAKER_OPEN,
-                        f"{self._gate.failures} launches in a row failed: no more for"
-                        f" {self._gate.not_before - now:.0f} s; see the events before this one",
-                    )
-                )
-            return
-        if self._gate.failures:
-            # after a failure one at a time, so that a broken image costs one VM a try, not many
-            missing = 0 if self.counts().booting else 1
-        for _ in range(min(missing, room)):
+        booting = sum(vm.state in (VmState.DEFINED, VmState.BOOTING) for vm in self._vms.values())
+        for _ in range(self._launches.how_many(missing, room, booting, now)):
             self._launch(reachable, now)
+        words = self._launches.breaker_words(now) if room > 0 else None
+        if words is not None:
+            about = self.service
+            self._note_happening(
+                Happening("breaker.open", about, about, Reason.BREAKER_OPEN, words)
+            )
 
     def _launch(self, reachable: Collection[str], now: float) -> None:
-        host = choose_host(
-            [
-                HostRoom(name, sum(v.host == name for v in self._vms.values()))
-                for name in sorted(reachable)
-            ]
-        )
+        host = choose_host(rooms(reachable, self._vms.values()))
         if host is None:
             return
-        reason = self._launch_reason
-        if self._to_replace > 0:
-            self._to_replace -= 1
-            reason = Reason.REPLACED
+        reason = self._launches.next_reason()
         uuid = self._new_id()
         identity = Identity(
             instance=self._instance,
@@ -350,7 +351,9 @@ class VmFleet:
 
     async def _create(self, vm: Vm, uuid: UUID) -> None:
         try:
-            vm.identity = await self._hosts[vm.host].create(self._spec(vm, uuid))
+            vm.identity = await self._hosts[vm.host].create(
+                spec_of(vm, uuid, self.shape, self._boot_files())
+            )
         except Exception as error:
             # whatever it is, a VM whose creation is over must not stay "being created" for ever
             if not isinstance(error, HypervisorError):
@@ -370,20 +373,6 @@ class VmFleet:
             vm.move(VmState.BOOTING, vm.created_at)
         await self._find_address(vm)
 
-    def _spec(self, vm: Vm, uuid: UUID) -> VmSpec:
-        files, shape = self._boot_files(), self.shape
-        return VmSpec(
-            name=vm.name,
-            uuid=str(uuid),
-            memory_mib=shape.memory_mib,
-            vcpus=shape.vcpus,
-            kernel=files.kernel,
-            initrd=files.initrd,
-            disk=files.disk,
-            cmdline=files.cmdline,
-            identity=replace(vm.identity, generation=files.generation),
-        )
-
     async def _find_address(self, vm: Vm) -> None:
         address = await self._hosts[vm.host].address(vm.name, vm.identity)
         if address is not None and vm.state is VmState.BOOTING:
@@ -392,31 +381,23 @@ class VmFleet:
                 ScaleEvent(EventKind.JOIN, self.service, vm.name, vm.reason, address, vm.host)
             )
 
-    async def _limit(self, vm: Vm) -> None:
+    def _vcpus(self, vm: Vm) -> int:
+        return vm.sample.vcpus if vm.sample else self.shape.vcpus
+
+    async def _limit(self, vm: Vm, cores: float) -> None:
+        vm.limit_cores = None  # a call that times out may have set it, or not
         try:
-            await self._hosts[vm.host].set_cpu_limit(vm.name, vm.identity.cpu_limit)
-            vm.limited = True
+            await self._hosts[vm.host].set_cpu_limit(vm.name, cores)
+            vm.limit_cores = cores
         except LimitUnsupported as error:
-            if vm.host not in self._without_limits:
-                self._without_limits.add(vm.host)
+            if vm.host not in self._limits.unsupported:
+                self._limits.unsupported.add(vm.host)
                 self._note("host.no_limits", vm, Reason.NO_CPU_LIMITS, f"{error}; going on without")
 
     # --- shrinking
 
     def _drain_one(self, reason: Reason, load: PoolLoad, now: float) -> None:
-        candidates = []
-        for vm in self._vms.values():
-            if vm.serves_or_will and vm.state is not VmState.DEFINED:
-                backend = load.of(vm.name)
-                candidates.append(
-                    Candidate(
-                        vm.name,
-                        is_available(vm, load),
-                        backend.in_flight if backend else 0,
-                        now - vm.started_at,
-                    )
-                )
-        victim = choose_victim(candidates)
+        victim = choose_victim(candidates(self._vms.values(), load, now))
         if victim is not None:
             self._drain(self._vms[victim], reason, now)
 
@@ -445,9 +426,9 @@ class VmFleet:
 
     def _count_failure(self, vm: Vm, now: float) -> None:
         if vm.state in (VmState.DEFINED, VmState.BOOTING):
-            self._gate = self._gate.failed(now)
+            self._launches.failed(now)
         elif vm.state is VmState.READY:
-            self._to_replace += 1
+            self._launches.lost()
 
     async def _fail_with_console(self, vm: Vm, message: str) -> None:
         try:

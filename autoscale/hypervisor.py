@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from autoscale import domain_xml, verdicts
+from autoscale import counters, domain_xml, verdicts
 from autoscale.console import Consoles
 from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
 from autoscale.embedded import EmbeddedRoot
@@ -32,10 +32,8 @@ from autoscale.host import (
     HypervisorError,
     LimitUnsupported,
     NoSuchDomain,
-    PowerState,
 )
 from autoscale.known import Known, KnownDomains
-from autoscale.signals import sample_from_stats
 from autoscale.threads import NoAnswer, OneLoop, TimedCalls
 
 T = TypeVar("T")
@@ -44,8 +42,6 @@ THREADS = 4
 """Per host. A call that hangs costs one; with all of them hanging the host is unreachable."""
 
 RECONNECT_S = 2.0
-SLOW_CALL_S = 0.2
-"""A listing is a few milliseconds; a sample of one that took longer is off by up to so much."""
 PORT_TRIES = 3
 
 _STATS = (
@@ -54,15 +50,6 @@ _STATS = (
     | libvirt.VIR_DOMAIN_STATS_VCPU
     | libvirt.VIR_DOMAIN_STATS_BALLOON
 )
-_POWER = {
-    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.STOPPING,
-    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
-    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
-}
 _ADDRESS_SOURCES = (
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
@@ -298,11 +285,7 @@ class LibvirtHypervisor:
         conn = self._live()
         asked_at = self._clock()
         rows = conn.getAllDomainStats(_STATS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-        at = self._clock()
-        # When within a slow call was a counter read? Nobody knows, so it counts as missing: one
-        # call that waited 0.9 s for another domain's end made 0.06 cores of a busy second, and
-        # 1.83 of the next.
-        when = at if at - asked_at <= SLOW_CALL_S else None
+        at = counters.read_at(asked_at, self._clock())
         seen: dict[str, Known] = {}
         found = []
         for dom, stats in rows:
@@ -312,15 +295,15 @@ class LibvirtHypervisor:
                 continue
             seen[uuid] = known
             if known.identity is not None:
+                # its number is another one after each start, and on each host
+                run = f"{self._name}/{dom.ID()}"
                 found.append(
                     Domain(
                         known.name,
                         uuid,
-                        _POWER.get(stats.get("state.state", -1), PowerState.RUNNING),
+                        counters.power_from_stats(stats),
                         known.identity,
-                        None
-                        if when is None
-                        else sample_from_stats(known.name, known.limit_cores, stats, when),
+                        counters.sample_from_stats(known.name, known.limit_cores, stats, at, run),
                     )
                 )
         self._known.listed(seen)
@@ -423,15 +406,9 @@ class LibvirtHypervisor:
 
     def _set_cpu_limit(self, name: str, cores: float | None) -> None:
         dom = self._ours(name)
-        if cores is None:
-            quota = -1
-        else:
-            # libvirt's vcpu_quota holds each vCPU by itself
-            quota = max(1000, round(cores / dom.maxVcpus() * domain_xml.CPU_PERIOD_US))
         try:
             dom.setSchedulerParametersFlags(
-                {"vcpu_period": domain_xml.CPU_PERIOD_US, "vcpu_quota": quota},
-                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+                counters.quota_of(cores, dom.maxVcpus()), libvirt.VIR_DOMAIN_AFFECT_LIVE
             )
         except libvirt.libvirtError as error:
             if verdicts.cannot_limit(error.get_error_code(), str(error)):
@@ -483,8 +460,7 @@ def _limit_in_force(dom: Any) -> float | None:
     """The CPU limit a domain already has, in cores: an adopted one may be limited."""
     try:
         parameters = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        quota, period = parameters.get("vcpu_quota", 0), parameters.get("vcpu_period", 0)
-        return quota / period * dom.maxVcpus() if quota > 0 and period > 0 else None
+        return counters.limit_of(parameters, dom.maxVcpus())
     except libvirt.libvirtError:
         return None
 

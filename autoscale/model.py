@@ -7,6 +7,7 @@ Timestamps named `at` are seconds on the monotonic clock of the process that mad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,18 +15,39 @@ from enum import StrEnum
 class Reason(StrEnum):
     """Why something was decided or happened. The same word in log, metric, journal, dashboard."""
 
-    # decisions
+    # what asks for replicas, and so why there are more of them
     CPU_OVERLOAD = "cpu_overload"
-    CPU_LOW = "cpu_low"
+    CONCURRENCY = "concurrency"
+    QUEUE = "queue"
+    LATENCY = "latency"
+    STEP = "step"
+    SCHEDULE = "schedule"
+    FORECAST = "forecast"
     BELOW_MIN = "below_min"
+    FROM_ZERO = "from_zero"
+    # why there are fewer
+    CPU_LOW = "cpu_low"
+    LOAD_LOW = "load_low"
+    IDLE = "idle"
     ABOVE_MAX = "above_max"
+    # both ways
     OVERRIDE = "override"
-    HOLD = "hold"
+    # why there are as many as before
     STEADY = "steady"
     AT_MAX = "at_max"
     AT_MIN = "at_min"
+    NOT_SUSTAINED = "not_sustained"
+    STABILISING = "stabilising"
+    WOULD_CROSS = "would_cross"
+    PANIC = "panic"
+    RATE_LIMITED = "rate_limited"
+    SMALL_CHANGE = "small_change"
     SETTLING = "settling"
+    UNAVAILABLE = "unavailable"
     NO_DATA = "no_data"
+    HOST_CONTENDED = "host_contended"
+    HOLD = "hold"
+    OBSERVE = "observe"
     # causes of events
     ADOPTED = "adopted"
     REPLACED = "replaced"
@@ -59,6 +81,16 @@ class VmState(StrEnum):
     FAILED = "failed"
 
 
+class Path(StrEnum):
+    """How a replica comes into service, the cheapest first."""
+
+    STANDBY = "standby"
+    """Booted before, suspended: it only has to be woken."""
+    SNAPSHOT = "snapshot"
+    """Restored from the memory of one that had booted."""
+    COLD = "cold"
+
+
 class Direction(StrEnum):
     """Which way a decision moves the fleet."""
 
@@ -85,6 +117,8 @@ class Sample:
     limit_cores: float
     vcpu_delay_s: float | None = None
     memory_bytes: int = 0
+    run: str = ""
+    """Which run of it: changes where it was started again, or moved to another host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +128,13 @@ class Signal:
     vm: str
     at: float
     utilisation: float
-    """CPU used ÷ CPU allowed, host view: Δcpu / (Δt × vCPUs × quota share)."""
+    """CPU used ÷ CPU that its shape allows, host view: Δcpu / (Δt × cores). Above 1 where the limit
+    was lifted for a while."""
     cpu_cores: float
     vcpu_cores: float
     delay_ratio: float | None = None
+    """Time its vCPUs were ready to run and got no core ÷ (Δt × vCPUs), less what the VM's own CPU
+    limit explains: run-queue delay, the host's doing."""
     interval_s: float = 0.0
     """Time between the two samples: this is the mean over (at − interval_s, at]."""
 
@@ -137,6 +174,42 @@ class PoolLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What clients ask of a service, at one instant. `_total` figures are cumulative, so that a
+    rate is a difference of two of them and no reading is lost between."""
+
+    at: float
+    arrived_total: int = 0
+    """Requests that came, those refused included."""
+    queued: int = 0
+    """Requests that wait for a backend now."""
+    waiting_s: float = 0.0
+    """For how long somebody has been waiting without a break."""
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
+    """As clients saw it, waiting included, over the last ten seconds; None without a request."""
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    """Running requests by backend."""
+    served_total: Mapping[str, int] = field(default_factory=dict)
+    """Answers by backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in which replicas can come into service now."""
+
+    path: Path
+    seconds: float
+    """From the call to serving: the 95th percentile of what was measured, or what is expected."""
+    available: int | None = None
+    """So many can come this way; None: as many as are wanted."""
+
+
+COLD_START_S = 10.0
+"""What a cold boot is expected to take until one was measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """How many replicas of a service exist, by state. `existing` counts every domain of ours,
     whatever its state: it is the figure that must never exceed the maximum."""
@@ -152,29 +225,13 @@ class Fleet:
     drained them."""
     launch_failures: int = 0
     """Launches that failed in a row."""
+    ways: tuple[Way, ...] = (Way(Path.COLD, COLD_START_S),)
+    """How more could come, the cheapest first."""
 
     @property
     def active(self) -> int:
         """Replicas that serve or are about to."""
         return self.ready + self.booting
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """How many replicas a service should have, and why, in one sentence with numbers."""
-
-    service: str
-    at: float
-    current: int
-    desired: int
-    reason: Reason
-    sentence: str
-
-    @property
-    def direction(self) -> Direction:
-        if self.desired > self.current:
-            return Direction.UP
-        return Direction.DOWN if self.desired < self.current else Direction.NONE
 
 
 class EventKind(StrEnum):

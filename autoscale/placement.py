@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from autoscale.contention import CONTENDED, delay_of
+from autoscale.model import PoolLoad, VmState
+from autoscale.vm import Vm, is_available
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +16,13 @@ class HostRoom:
 
     name: str
     replicas: int
+    delay: float | None = None
+    """How long our vCPUs there wait for a core, as a share of the time; None: nobody knows."""
+
+    @property
+    def contended(self) -> bool:
+        """Whether its cores are known to be taken: another replica makes it worse for all there."""
+        return self.delay is not None and self.delay >= CONTENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +36,32 @@ class Candidate:
     age_s: float
 
 
+def rooms(hosts: Collection[str], vms: Collection[Vm]) -> list[HostRoom]:
+    """What is known of these hosts, from our replicas there in whatever state."""
+    found = []
+    for host in sorted(hosts):
+        there = [vm for vm in vms if vm.host == host]
+        found.append(HostRoom(host, len(there), delay_of(vm.signal for vm in there if vm.signal)))
+    return found
+
+
+def candidates(vms: Collection[Vm], load: PoolLoad, now: float) -> list[Candidate]:
+    """Who could leave: whoever serves or boots. One whose creation is under way could not be told
+    from one that never came to be."""
+    found = []
+    for vm in vms:
+        if vm.state in (VmState.BOOTING, VmState.READY):
+            backend = load.of(vm.name)
+            running = backend.in_flight if backend else 0
+            found.append(Candidate(vm.name, is_available(vm, load), running, now - vm.started_at))
+    return found
+
+
 def choose_host(hosts: Sequence[HostRoom]) -> str | None:
-    """The host with the fewest of our replicas, the first by name among equals; None of none."""
-    return min(hosts, key=lambda h: (h.replicas, h.name)).name if hosts else None
+    """One with cores to spare, then the one with the fewest of our replicas, the first by name
+    among equals; None of none. Where all are contended one is chosen all the same: whether to grow
+    at all was decided before."""
+    return min(hosts, key=lambda h: (h.contended, h.replicas, h.name)).name if hosts else None
 
 
 def choose_victim(candidates: Sequence[Candidate]) -> str | None:

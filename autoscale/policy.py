@@ -1,265 +1,353 @@
 """How many replicas a service should have. Pure: signals, fleet, state, rules, now → decision.
 
-Owns the rules of growing and shrinking, not the acting on them. It must not read a clock, await,
-or know what a hypervisor is. Every answer carries a reason and one sentence with its numbers.
+Desired = clamp(max of the parts, min, max), as fast as the pace allows: growing follows what was
+asked for all through a window, shrinking what was never exceeded in one. It must not read a clock,
+await, or know what a hypervisor is. Every answer carries what it saw, each part's number, and what
+held it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import NamedTuple
 
-from autoscale.model import Decision, Fleet, Reason, Signal
-from autoscale.windows import Window
+from autoscale.decision import Decision, Guard, Number
+from autoscale.model import Fleet, Path, Reason, Way
+from autoscale.outlook import Outlook, look
+from autoscale.pace import Pace, grow, window_of
+from autoscale.rules import Contention, Mode, Rules
+from autoscale.signals import Signals
+from autoscale.state import State as State
 
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the operator wants; the defaults and bounds stand in the configuration."""
-
-    min: int
-    max: int
-    target_cpu: float
-    grow_window_s: float
-    shrink_window_s: float
-    shrink_margin: float
-    fresh_s: float
-    """A signal older than this is missing. 2.5 sampling intervals: one lost sample is forgiven."""
-
-
-SMOOTH_S = 10.0
-"""Over how long the load is averaged before it is asked how few replicas would do."""
-
-ONE_MISSED_TICK = 1 / 3
-"""Of `fresh_s`, which is 2.5 intervals: data that went missing 0.8 intervals ago or less has missed
-one tick, and those that events caused meanwhile."""
+_BY_LOAD = frozenset(
+    {
+        Reason.CPU_OVERLOAD,
+        Reason.CONCURRENCY,
+        Reason.QUEUE,
+        Reason.LATENCY,
+        Reason.STEP,
+        Reason.CPU_LOW,
+        Reason.LOAD_LOW,
+    }
+)
+_CPU = (Reason.CPU_OVERLOAD, Reason.STEP)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What one decision leaves for the next."""
+class _Choice(NamedTuple):
+    """What can be done now, and what held it."""
 
     desired: int
-    over_since: float | None = None
-    """Since when every replica has been above the target without a break: the end of the first
-    reading that said so."""
-    missed_since: float | None = None
-    """Since when samples have been missing; None while none is."""
-    needed: Window | None = None
-    """How many replicas were needed, tick by tick, over the shrink window."""
-    load: Window = field(default_factory=lambda: Window(SMOOTH_S))
-    """Σ utilisation of all replicas: one second's figure is noise where requests are few and
-    costly (at 10 requests/s its spread is a third), and the peak of noise never lets shrink."""
-
-    @staticmethod
-    def start(active: int, rules: Rules) -> State:
-        """After a start: as many as there are, within the bounds. No history, so no shrinking."""
-        return State(_clamp(active, rules), needed=Window(rules.shrink_window_s))
-
-
-def _clamp(count: int, rules: Rules) -> int:
-    return max(rules.min, min(rules.max, count))
-
-
-def replicas_needed(load: float, ceiling: float) -> int:
-    """The fewest replicas that would carry this load (Σ utilisation) below `ceiling` each.
-
-    Source: target tracking, n' = ceil(Σu / ceiling); with 2 replicas at 0.25 each and a ceiling
-    of 0.48 (0.8 × 0.6) that is ceil(0.5 / 0.48) = 2: one would run at 0.50, too close to 0.60.
-    """
-    return max(1, math.ceil(load / ceiling - 1e-9))
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    """What one decision starts from, and how its answer is put."""
-
-    fleet: Fleet
-    state: State
-    rules: Rules
-    now: float
-    base: int
-    """How many were wanted before, within the bounds."""
-    window: Window
-    """How many were needed, up to the last tick."""
-
-    @property
-    def held_back(self) -> bool:
-        """Launches fail: the fleet will not be what was decided, perhaps for ever, and what is
-        ready has to be judged as it is."""
-        return self.fleet.launch_failures > 0 and 0 < self.fleet.ready < self.base
-
-    def answer(
-        self,
-        desired: int,
-        reason: Reason,
-        why: str,
-        *,
-        needed: Window | None = None,
-        load: Window | None = None,
-        over_since: float | None = None,
-        missed_since: float | None = None,
-    ) -> tuple[Decision, State]:
-        """The decision and the next state. Unless told, as many were needed as are wanted, and
-        the load is forgotten: so it is whenever the fleet moves or a sample is missing."""
-        base = self.base
-        sentence = f"{base} → {desired}: {why}" if desired != base else f"stay at {base}: {why}"
-        return Decision(self.fleet.service, self.now, base, desired, reason, sentence), State(
-            desired,
-            over_since,
-            missed_since,
-            self.window.add(self.now, base) if needed is None else needed,
-            load or Window(SMOOTH_S),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """Fresh signals of all replicas that serve, and what follows from them."""
-
-    signals: tuple[Signal, ...]
-    low: float
-    smooth: float
-    """Σ utilisation over SMOOTH_S."""
-    load: Window
-    needed: Window
-    numbers: str
+    reason: Reason
+    guards: tuple[Guard, ...] = ()
+    way: Way | None = None
 
 
 def decide(
-    signals: Mapping[str, Signal],
-    available: tuple[str, ...],
-    fleet: Fleet,
-    state: State,
-    rules: Rules,
-    now: float,
+    signals: Signals, fleet: Fleet, state: State, rules: Rules, now: float
 ) -> tuple[Decision, State]:
-    """One decision.
-
-    `signals` are the newest by VM name, `available` the VMs that get requests now: they are the
-    capacity, all others only count. Returns the decision and the state for the next call. The
-    order of the VMs makes no difference.
-    """
-    window = state.needed
-    if window is None or window.span_s != rules.shrink_window_s:
-        window = Window(rules.shrink_window_s)  # a reload changed it: it counts from now
-    tick = _Tick(fleet, state, rules, now, _clamp(state.desired, rules), window)
-    if state.desired != tick.base:
-        return _follow_bounds(tick)
-    if not tick.held_back and (fleet.booting or fleet.ready != tick.base):
-        # The queue of a slow boot must not start the next one; a fleet in motion never shrinks.
-        return tick.answer(tick.base, Reason.SETTLING, _in_motion(fleet))
-    newest = tuple(
-        signals[name]
-        for name in available
-        if name in signals and now - signals[name].at <= rules.fresh_s
-    )
-    if not newest or len(newest) < len(available):
-        return _hold_without_data(tick, len(newest), len(available))
-    reading = _read(tick, newest)
-    if tick.held_back and (fleet.booting or reading.low > rules.target_cpu):
-        why = f"{_in_motion(fleet)}, {fleet.launch_failures} launches in a row failed"
-        return tick.answer(
-            tick.base, Reason.SETTLING, why, needed=reading.needed, load=reading.load
-        )
-    if reading.low > rules.target_cpu:
-        return _grow(tick, reading)
-    return _shrink(tick, reading)
-
-
-def _in_motion(fleet: Fleet) -> str:
-    return f"{fleet.ready} ready, {fleet.booting} on the way, {fleet.draining} leaving"
-
-
-def _follow_bounds(tick: _Tick) -> tuple[Decision, State]:
-    """The bounds moved (a reload): follow them at once, whatever the load."""
-    before, base, rules = tick.state.desired, tick.base, tick.rules
-    reason = Reason.BELOW_MIN if before < base else Reason.ABOVE_MAX
-    decision, after = tick.answer(base, reason, "", needed=Window(rules.shrink_window_s))
-    why = f"{before} → {base}: the bounds are {rules.min} to {rules.max}"
-    return replace(decision, current=before, sentence=why), after
-
-
-def _hold_without_data(tick: _Tick, fresh: int, available: int) -> tuple[Decision, State]:
-    """A missing sample is idle when growing, busy when shrinking: either way, hold.
-
-    An overload outlives one missing tick. What makes a spike too short to count is the time from
-    the end of its first reading to the beginning of its last; no gap between them adds to that.
-    """
-    since = tick.state.missed_since
-    since = tick.now if since is None else since
-    forgiven = tick.now - since <= ONE_MISSED_TICK * tick.rules.fresh_s
-    return tick.answer(
-        tick.base,
-        Reason.NO_DATA,
-        f"fresh samples of {fresh} of {available} replicas",
-        over_since=tick.state.over_since if forgiven else None,
-        missed_since=since,
-    )
-
-
-def _read(tick: _Tick, newest: tuple[Signal, ...]) -> _Reading:
-    rules, now = tick.rules, tick.now
-    utilisations = [signal.utilisation for signal in newest]
-    count, total = len(utilisations), sum(utilisations)
-    load = tick.state.load.add(now, total)
-    smooth = load.mean(now) or total
-    needed = tick.window.add(now, replicas_needed(smooth, rules.shrink_margin * rules.target_cpu))
-    if tick.fleet.unavailable:
-        # what they would carry shows with the others, or not at all: nobody knows
-        load, needed = Window(SMOOTH_S), tick.window.add(now, tick.base)
-    numbers = f"CPU {total / count:.2f} of target {rules.target_cpu:.2f} on {count}"
-    return _Reading(newest, min(utilisations), smooth, load, needed, numbers)
-
-
-def _grow(tick: _Tick, reading: _Reading) -> tuple[Decision, State]:
-    """Every replica is above the target: one more, once that has lasted.
-
-    What is certain lies between the end of the first reading above the target and the beginning
-    of the newest: a spike of 4.8 s can lift the means of six seconds in a row, and a reading that
-    is 2 s old says nothing of those 2 s.
-    """
-    rules, base, numbers = tick.rules, tick.base, reading.numbers
-    over_since = tick.state.over_since
-    if over_since is None:
-        over_since = max(signal.at for signal in reading.signals)
-    lasted = max(0.0, min(s.at - s.interval_s for s in reading.signals) - over_since)
-    if base < rules.max and lasted >= rules.grow_window_s:
-        why = f"{numbers}, every one above it for {lasted:.1f} s"
-        needed = reading.needed.add(tick.now, base + 1)
-        return tick.answer(base + 1, Reason.CPU_OVERLOAD, why, needed=needed, load=reading.load)
-    if base >= rules.max:
-        reason, why = Reason.AT_MAX, f"{numbers}, but max = {rules.max}"
+    """One decision, and the state for the next call. The order of the VMs makes no difference."""
+    before, base = state.desired, rules.clamp(state.desired)
+    seen, state = look(signals, fleet, state, rules, now, base)
+    mode, to, until = _mode(rules, signals.wall_s)
+    if mode is Mode.FIXED:
+        choice = _override(to, until, seen)
+    elif before != base:
+        choice = _follow_bounds(before, seen)
     else:
-        reason = Reason.STEADY
-        why = f"{numbers} for {lasted:.1f} s of {rules.grow_window_s:g} s"
-    return tick.answer(
-        base, reason, why, needed=reading.needed, load=reading.load, over_since=over_since
+        choice = _shown(mode, until, _choose(seen, state), seen)
+    decision = Decision(
+        fleet.service,
+        now,
+        before,
+        choice.desired,
+        choice.reason,
+        seen.parts,
+        choice.guards,
+        rules.clamp(seen.asks),
+        mode,
+        (choice.way.path, choice.way.seconds) if choice.way is not None else None,
+        rules.burst is not None and mode in (Mode.AUTO, Mode.FIXED) and _relief(seen, choice),
+        seen.contended,
+    )
+    return decision, _after(decision, seen, state)
+
+
+def _relief(seen: Outlook, choice: _Choice) -> bool:
+    """Help is on its way, and those that serve need it."""
+    fleet = seen.fleet
+    return (fleet.booting > 0 or choice.desired > fleet.active) and seen.asks > fleet.ready
+
+
+def _after(decision: Decision, seen: Outlook, state: State) -> State:
+    if decision.desired == decision.current:
+        return state._replace(desired=decision.desired)
+    latency = state.latency
+    if decision.reason is Reason.LATENCY and seen.signals.latency_p99_s is not None:
+        latency = latency.tried(decision.desired, seen.signals.latency_p99_s, seen.now)
+    return state._replace(
+        desired=decision.desired,
+        pace=state.pace.changed(
+            decision.desired - decision.current,
+            seen.rules,
+            seen.now,
+            by_load=decision.reason in _BY_LOAD,
+        ),
+        cpu=state.cpu._replace(above=None),
+        latency=latency,
     )
 
 
-def _shrink(tick: _Tick, reading: _Reading) -> tuple[Decision, State]:
-    """One fewer, once fewer would have been enough for the whole window."""
-    fleet, rules, base, numbers = tick.fleet, tick.rules, tick.base, reading.numbers
-    if fleet.unavailable:
-        why = f"{numbers}; {fleet.unavailable} unavailable, so none leaves"
-        return tick.answer(base, Reason.HOLD, why, needed=reading.needed, load=reading.load)
-    peak = reading.needed.high(tick.now)
-    if base == 1 or peak is None or peak >= base or not reading.needed.covers(tick.now):
-        reason, why = Reason.STEADY, numbers
-        if tick.held_back:
-            reason = Reason.SETTLING
-            why = f"{numbers}, {fleet.launch_failures} launches in a row failed"
-        return tick.answer(base, reason, why, needed=reading.needed, load=reading.load)
+# ── who decides ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _mode(rules: Rules, wall_s: float) -> tuple[Mode, int | None, float | None]:
+    override = rules.override
+    if override is not None and override.holds(wall_s):
+        return override.mode, override.to, override.until
+    return rules.mode, None, None
+
+
+def _until(until: float | None) -> str:
+    if until is None:
+        return ""
+    return f" until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _override(to: int | None, until: float | None, seen: Outlook) -> _Choice:
+    desired = seen.base if to is None else seen.rules.clamp(to)
+    guard = Guard(Reason.OVERRIDE, {"to": desired, "until": _until(until)})
+    return _Choice(desired, Reason.OVERRIDE, (guard,))
+
+
+def _follow_bounds(before: int, seen: Outlook) -> _Choice:
+    """The bounds moved (a reload): follow them at once, whatever the load."""
+    reason = Reason.BELOW_MIN if before < seen.base else Reason.ABOVE_MAX
+    guard = Guard(reason, {"min": seen.rules.min, "max": seen.rules.max})
+    return _Choice(seen.base, reason, (guard,))
+
+
+def _shown(mode: Mode, until: float | None, choice: _Choice, seen: Outlook) -> _Choice:
+    """Held or only observed: what would be done is said, and not done."""
+    if mode is Mode.HOLD:
+        guard = Guard(Reason.HOLD, {"until": _until(until)})
+    elif mode is Mode.OBSERVE:
+        guard = Guard(Reason.OBSERVE, {"would": choice.desired})
+    else:
+        return choice
+    return _Choice(seen.base, guard.reason, (guard, *choice.guards))
+
+
+# ── what the load asks for ───────────────────────────────────────────────────────────────────────
+
+
+def _choose(seen: Outlook, state: State) -> _Choice:
+    floor = seen.floor
+    if seen.base == 0 and seen.signals.queued:
+        return _from_zero(seen)
+    if floor is not None and floor.asks > seen.base:
+        ahead = _paced(floor.asks, floor.reason, _quickest(seen), seen, state.pace)
+        if ahead.desired > seen.base or floor.asks == seen.asks:
+            return ahead  # what the load asks for beyond that may be no small change
+    if seen.base == 0:
+        return _Choice(0, Reason.STEADY)
+    if floor is None and _idle_s(seen, state) >= seen.rules.idle_after_s:
+        numbers: dict[str, Number] = {"idle_s": _idle_s(seen, state)}
+        return _Choice(0, Reason.IDLE, (Guard(Reason.IDLE, numbers),))
+    if seen.blind:
+        return _Choice(seen.base, Reason.NO_DATA, (_no_data(seen),))
+    if seen.asks > seen.base:
+        return _grow(seen, state.pace)
+    return _shrink(seen, state)
+
+
+def _quickest(seen: Outlook) -> Way | None:
+    return seen.fleet.ways[0] if seen.fleet.ways else None
+
+
+def _no_data(seen: Outlook) -> Guard:
+    reading = seen.reading
+    return Guard(Reason.NO_DATA, {"fresh": reading.fresh, "serving": reading.serving})
+
+
+def _from_zero(seen: Outlook) -> _Choice:
+    """A request that finds nobody waits while one comes: it need not wait for a window too."""
+    floor = seen.floor.asks if seen.floor is not None else 0
+    guard = Guard(Reason.FROM_ZERO, {"waiting": seen.signals.queued})
+    desired = max(1, min(floor, seen.rules.max))
+    return _Choice(desired, Reason.FROM_ZERO, (guard,), _quickest(seen))
+
+
+def _idle_s(seen: Outlook, state: State) -> float:
+    """For how long there has been nothing to do; -inf where one is kept all the same."""
+    if seen.rules.min or state.idle_since is None:
+        return -math.inf
+    return seen.now - state.idle_since
+
+
+# ── growing ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _grow(seen: Outlook, pace: Pace) -> _Choice:
+    rules, base, ways = seen.rules, seen.base, seen.fleet.ways
+    if base >= rules.max:
+        return _Choice(base, Reason.AT_MAX, (Guard(Reason.AT_MAX, {"max": rules.max}),))
+    if seen.contended and rules.host_contention is Contention.HOLD:
+        return _Choice(base, Reason.HOST_CONTENDED)  # the sentence says so already
+    wanted, way = grow(pace, seen.asked, ways, base, rules)
+    if way is None:
+        numbers: dict[str, Number] = {
+            "lasted_s": pace.lasted(base + 1, seen.asked),
+            "window_s": window_of(_next_path(ways), rules),
+        }
+        return _Choice(base, Reason.NOT_SUSTAINED, (Guard(Reason.NOT_SUSTAINED, numbers),))
+    reason = max(seen.parts, key=lambda part: part.asks).reason
+    return _paced(wanted, reason, way, seen, pace)
+
+
+def _next_path(ways: tuple[Way, ...]) -> Path:
+    return next((way.path for way in ways if way.available != 0), Path.COLD)
+
+
+def _paced(wanted: int, reason: Reason, way: Way | None, seen: Outlook, pace: Pace) -> _Choice:
+    """So many of them as the limits allow."""
+    rules, base, limit = seen.rules, seen.base, seen.rules.grow_limit
+    if base >= rules.max:
+        return _Choice(base, Reason.AT_MAX, (Guard(Reason.AT_MAX, {"max": rules.max}),))
+    if wanted - base < rules.min_change:
+        return _too_small(wanted - base, seen)
+    desired = min(wanted, rules.max)
+    guards: tuple[Guard, ...] = ()
+    if seen.fleet.unavailable:
+        guards = (_unavailable(seen, "which is no help"),)
+    if desired < wanted:
+        guards = (*guards, Guard(Reason.AT_MAX, {"max": rules.max}))
+    room = pace.room_up(limit, base, seen.now)
+    if room < desired - base:
+        guard = _rate_limited(desired - base - room, limit.period_s)
+        if not room:
+            return _Choice(base, Reason.RATE_LIMITED, (guard,))
+        desired, guards = base + room, (*guards, guard)
+    return _Choice(desired, reason, guards, way)
+
+
+def _too_small(change: int, seen: Outlook) -> _Choice:
+    guard = Guard(Reason.SMALL_CHANGE, {"change": change, "least": seen.rules.min_change})
+    return _Choice(seen.base, Reason.SMALL_CHANGE, (guard,))
+
+
+def _rate_limited(later: int, period_s: float) -> Guard:
+    return Guard(Reason.RATE_LIMITED, {"later": later, "period_s": period_s})
+
+
+# ── shrinking ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _shrink(seen: Outlook, state: State) -> _Choice:
+    """Down to what was never exceeded in the window, as far as every guard lets it."""
+    rules, base, pace = seen.rules, seen.base, state.pace
+    keeps = max((part.keeps for part in seen.parts), default=0)
+    if base == 1 and not rules.min:
+        return _Choice(base, Reason.STEADY)  # the last one goes when nobody asked for long
+    unknown = _unknown(seen)
+    if unknown is not None:
+        return _Choice(base, unknown.reason, (unknown,))
+    if keeps >= base:
+        moving = seen.fleet.ready != base
+        return _settling(seen) if moving else _Choice(base, Reason.STEADY)
+    held = _held(seen, state)
+    if held is not None:
+        return _Choice(base, held.reason, (held,))
+    window_s = pace.lull.window(rules.shrink_window_s, seen.now)
+    kept = pace.kept(window_s, seen.now)
+    if kept is None or kept >= base:
+        numbers: dict[str, Number] = {
+            "kept": base if kept is None else kept,
+            "window_s": window_s,
+        }
+        return _Choice(base, Reason.STABILISING, (Guard(Reason.STABILISING, numbers),))
     if base <= rules.min:
-        why = f"{numbers}, but min = {rules.min}"
-        return tick.answer(base, Reason.AT_MIN, why, needed=reading.needed, load=reading.load)
-    why = (
-        f"{numbers}; {base - 1} would run at {reading.smooth / (base - 1):.2f}, and no more than"
-        f" {peak:.0f} was needed for {rules.shrink_window_s:g} s"
+        return _Choice(base, Reason.AT_MIN, (Guard(Reason.AT_MIN, {"min": rules.min}),))
+    # the last one of a service that may have none leaves for another reason
+    target = max(kept, rules.min, 1)
+    return _as_far_as_it_goes(base - target, kept, window_s, seen, state)
+
+
+def _unknown(seen: Outlook) -> Guard | None:
+    """Nobody knows how much there is to do: hold on in doubt."""
+    if seen.reading.missing:
+        return _no_data(seen)
+    if seen.fleet.unavailable:
+        return _unavailable(seen, "so none leaves")
+    return None
+
+
+def _unavailable(seen: Outlook, so: str) -> Guard:
+    return Guard(Reason.UNAVAILABLE, {"unavailable": seen.fleet.unavailable, "so": so})
+
+
+def _held(seen: Outlook, state: State) -> Guard | None:
+    """What keeps everybody, though the load would let some go."""
+    fleet, now = seen.fleet, seen.now
+    if state.concurrency is not None and state.concurrency.panics(now):
+        return Guard(Reason.PANIC, {"left_s": state.concurrency.panic_until - now})
+    if not seen.reading.serving or (fleet.booting and not fleet.launch_failures):
+        # where launches fail, the fleet may never be what was decided: then what is ready counts
+        return _settling(seen).guards[0]
+    return None
+
+
+def _settling(seen: Outlook) -> _Choice:
+    fleet = seen.fleet
+    failed = f", {fleet.launch_failures} launches in a row failed" if fleet.launch_failures else ""
+    numbers: dict[str, Number] = {
+        "ready": fleet.ready,
+        "booting": fleet.booting,
+        "draining": fleet.draining,
+        "failed": failed,
+    }
+    return _Choice(seen.base, Reason.SETTLING, (Guard(Reason.SETTLING, numbers),))
+
+
+def _as_far_as_it_goes(
+    fewer: int, kept: int, window_s: float, seen: Outlook, state: State
+) -> _Choice:
+    rules, base, limit = seen.rules, seen.base, seen.rules.shrink_limit
+    guards: list[Guard] = []
+    room = state.pace.room_down(limit, base, seen.now)
+    if fewer > room:
+        guards.append(_rate_limited(fewer - room, limit.period_s))
+        fewer = room
+    smooth = state.cpu.smooth.mean(seen.now) or 0.0
+    work = max(seen.reading.at_most, smooth)
+    crossed = None
+    while fewer and (at := work / _left(fewer, seen)) > rules.target_cpu:
+        crossed = Guard(
+            Reason.WOULD_CROSS,
+            {"fewer": base - fewer, "crossed": at, "limit": rules.target_cpu},
+        )
+        fewer -= 1
+    if crossed is not None:
+        guards.append(crossed)
+    if not fewer:
+        return _Choice(base, guards[-1].reason, tuple(guards))
+    if fewer < rules.min_change:
+        return _too_small(fewer, seen)
+    winner = max(seen.parts, key=lambda part: part.keeps, default=None)
+    by_cpu = winner is None or winner.reason in _CPU
+    reason = Reason.CPU_LOW if by_cpu else Reason.LOAD_LOW
+    why = Guard(
+        reason,
+        {
+            "left": base - fewer,
+            "at": work / _left(fewer, seen),
+            "kept": kept,
+            "window_s": window_s,
+        },
     )
-    # a fresh window: the next step down waits its full time
-    return tick.answer(
-        base - 1, Reason.CPU_LOW, why, needed=Window(rules.shrink_window_s), load=reading.load
-    )
+    return _Choice(base - fewer, reason, (why, *guards))
+
+
+def _left(fewer: int, seen: Outlook) -> int:
+    """How many would serve: those that do not are the first to go."""
+    return max(1, min(seen.reading.serving, seen.base - fewer))

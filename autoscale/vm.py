@@ -7,18 +7,21 @@ Owns the transitions; an unknown one raises. It must not do I/O or decide when t
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from uuid import UUID
 
-from autoscale.domain_xml import Identity
+from autoscale.domain_xml import Identity, VmSpec
 from autoscale.model import (
     BackendLoad,
     Fleet,
+    Path,
     PoolLoad,
     Reason,
     Sample,
     Signal,
     VmState,
     VmStatus,
+    Way,
 )
 
 _S = VmState
@@ -75,7 +78,10 @@ class Vm:
     state: VmState = VmState.DEFINED
     power: str = ""
     address: str | None = None
-    limited: bool = False
+    path: Path = Path.COLD
+    """How it comes into service."""
+    limit_cores: float | None = None
+    """The CPU limit that was set; None while none was, or while nobody knows."""
     left_because: Reason | None = None
     """Why it left the pool, or never joined it; None while it may be there."""
     shutdown_at: float | None = None
@@ -110,13 +116,34 @@ class Vm:
             address=self.address,
             age_s=now - self.started_at,
             generation=self.identity.generation,
-            limit_cores=self.identity.cpu_limit if self.limited else None,
+            limit_cores=self.limit_cores,
             sample=self.sample,
             signal=self.signal,
         )
 
 
-def count(service: str, vms: Collection[Vm], load: PoolLoad, launch_failures: int) -> Fleet:
+def spec_of(vm: Vm, uuid: UUID, shape: VmShape, files: BootFiles) -> VmSpec:
+    """What a hypervisor is asked to start for it: its identity says what it boots from."""
+    return VmSpec(
+        name=vm.name,
+        uuid=str(uuid),
+        memory_mib=shape.memory_mib,
+        vcpus=shape.vcpus,
+        kernel=files.kernel,
+        initrd=files.initrd,
+        disk=files.disk,
+        cmdline=files.cmdline,
+        identity=replace(vm.identity, generation=files.generation),
+    )
+
+
+def count(
+    service: str,
+    vms: Collection[Vm],
+    load: PoolLoad,
+    launch_failures: int,
+    ways: tuple[Way, ...],
+) -> Fleet:
     """How many there are, by state; a launch under way exists already."""
     states = [vm.state for vm in vms]
     return Fleet(
@@ -128,6 +155,7 @@ def count(service: str, vms: Collection[Vm], load: PoolLoad, launch_failures: in
         existing=len(states),
         unavailable=sum(vm.state is VmState.READY and not is_available(vm, load) for vm in vms),
         launch_failures=launch_failures,
+        ways=ways,
     )
 
 

@@ -9,11 +9,14 @@ import click
 
 from lb.commands.base import Lbctl, Settings
 from lb.commands.config import config
+from lb.commands.decisions import decisions
 from lb.commands.events import events
 from lb.commands.image import image
 from lb.commands.machines import hosts, vm
 from lb.commands.pool import pool
+from lb.commands.scale import scale
 from lb.commands.serve import demo, doctor, up
+from lb.commands.simulate import simulate
 
 
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -51,7 +54,9 @@ def cli(settings: Settings, debug: bool, admin: str | None) -> None:
     settings.admin = admin
 
 
-for command in (up, demo, pool, vm, hosts, events, image, doctor, config):
+for command in (
+    up, demo, pool, vm, hosts, scale, decisions, events, image, doctor, config, simulate,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -88,6 +88,21 @@ class AdminClient:
     def scale(self, service: str) -> dict[str, Json]:
         return dict(self._get(f"/api/v1/scale/{_part(service)}"))
 
+    def scales(self) -> list[dict[str, Json]]:
+        return list(self._get("/api/v1/scale")["services"])
+
+    def decisions(
+        self, since: int | None = None, limit: int = 100, service: str | None = None
+    ) -> dict[str, Json]:
+        """`decisions`, those that changed last at the end (see `Decisions.page`), and `last_id`,
+        the newest revision."""
+        query = {"limit": str(limit)}
+        if since is not None:
+            query["since"] = str(since)
+        if service is not None:
+            query["service"] = service
+        return dict(self._get(f"/api/v1/decisions?{urlencode(query)}"))
+
     def events(
         self, since: int | None = None, limit: int = 100, service: str | None = None
     ) -> dict[str, Json]:
@@ -141,6 +156,14 @@ class AdminClient:
 
     def ready_backend(self, service: str, name: str) -> None:
         self._call("POST", f"/api/v1/pool/{_part(service)}/backends/{_part(name)}/ready")
+
+    def set_scale(
+        self, service: str, mode: str, to: int | None = None, for_s: float | None = None
+    ) -> dict[str, Json]:
+        """The service's row afterwards. `mode` is fixed, hold, observe, or auto."""
+        body = {"mode": mode, "to": to, "for_s": for_s}
+        said = {key: value for key, value in body.items() if value is not None}
+        return dict(self._call("PUT", f"/api/v1/scale/{_part(service)}", said))
 
     def apply_config(
         self, text: str | None, folder: str | None, *, dry_run: bool = False

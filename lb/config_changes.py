@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from lb.config import Config, ServiceConfig
 
@@ -86,11 +86,29 @@ def _diff(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterato
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _diff(f"{where}.{key}", before, after)
             continue
+        if _are_tables(before) and _are_tables(after):
+            yield from _diff_of_tables(f"{where}.{key}", before, after)
+            continue
         texts = _text(before), _text(after)
         if max(map(len, texts)) > SHORT:
             yield f"{where}.{key} changed"
         else:
             yield f"{where}.{key}: {texts[0]} → {texts[1]}"
+
+
+def _are_tables(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _diff_of_tables(
+    where: str, old: list[dict[str, Any]], new: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Repeated tables have no names: by number where there are as many, and else how many."""
+    if len(old) != len(new):
+        yield f"{where}: {len(old)} before, {len(new)} now"
+        return
+    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+        yield from _diff(f"{where}.{number}", before, after)
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lb.config_fleet import ScaleConfig, VmConfig
+from lb.config_fleet import ScaleConfig, VmConfig, disagreements
 from lb.config_types import (
     BackendAddress,
     Bytes,
@@ -358,4 +358,8 @@ class ServiceConfig(Table):
     def _scale_needs_machines(self) -> ServiceConfig:
         if self.vm is None and self.scale != ScaleConfig():
             raise ValueError("scale needs VMs: add a [service.NAME.vm] table, it may be empty")
+        if self.vm is not None:
+            found = disagreements(self.vm, self.scale, self.max_in_flight, self.queue.length)
+            for complaint in found:
+                raise ValueError(complaint)
         return self

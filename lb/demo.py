@@ -48,6 +48,8 @@ TARGET_CPU = 0.85
 SHRINK_MARGIN = 0.95
 """A request costs more CPU when few come, and each emulated replica pays for its own timers: at
 half of what one can serve, a pair was seen at 0.35 each. Their 0.70 must lie below 0.95 × 0.85."""
+PANIC_WINDOW_S = 4.0
+"""Shorter than the windows of a story that is over in three minutes."""
 MAX_IN_FLIGHT = 8
 """Enough to keep one virtual CPU busy; the rest of the overload waits in the proxy."""
 LOW, HIGH = 0.5, 1.5
@@ -121,7 +123,7 @@ class Teller:
         self._story = Story()
         self._installation = installation
         self._images_home = images_home
-        self._began_unix = time.time()
+        self._opened_unix = self._began_unix = time.time()
         self._work = 1
         self._listen = _free_or_any("127.0.0.1:8080")
         self._admin = _free_or_any("127.0.0.1:9900")
@@ -165,7 +167,10 @@ class Teller:
             await self._calibrate(balancer)
             await self._load_acts(balancer)
         except StoryBroken as error:
-            self._story.failure = str(error)
+            # a host whose cores others take is the likeliest cause, and the planner knows
+            decision = balancer.controllers[SERVICE].decision
+            notes = [note.words for note in decision.notes] if decision is not None else []
+            self._story.failure = "; ".join([str(error), *notes])
 
     # --- acts
 
@@ -362,6 +367,9 @@ class Teller:
                             "target_cpu": TARGET_CPU,
                             "shrink_margin": SHRINK_MARGIN,
                             "shrink_window": self._pace.shrink_window,
+                            "stable_window": self._pace.shrink_window,
+                            "panic_window": PANIC_WINDOW_S,
+                            "forecast": "off",
                         },
                     }
                 },
@@ -435,7 +443,7 @@ class Teller:
         self._story.moments = [
             Moment(e.at - self._began_unix, e.kind, e.subject, e.reason, e.message)
             for e in events
-            if e.at >= self._began_unix
+            if e.at >= self._opened_unix  # the journal of earlier demos is kept
         ]
 
     def _align(self, result: Result) -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from lb.demo_story import Check, Point, Story, activation_s, cpu_views
+from lb.demo_story import Check, Point, Story, activation_s, cpu_views, noticed_s
 from loadtest.result import PhaseResult
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea")
@@ -75,6 +75,7 @@ def write(story: Story, checks: Sequence[Check], out: Path) -> Path:
             table=before_after(story),
             moments=[m for m in story.moments if not m.kind.startswith("backend.")],
             why_host_is_higher=why_host_is_higher(story),
+            noticed=noticed_s(story),
             activation=activation_s(story.moments),
             event_colours=EVENT_COLOURS,
             clock=_clock_words(story),

@@ -191,6 +191,7 @@ class Journey:
             place = route.location(self._scheme, asked.host, asked.target)
             return await self._give(*exchange.redirect(route.status, place, self._identifier))
         self.site = site = proxy.sites[route.service]
+        site.counters.arrived += 1
         site.counters.in_flight += 1
         timeouts = proxy.timeouts_of(route.timeouts)
         try:

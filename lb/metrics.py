@@ -44,6 +44,7 @@ class RequestMetrics:
     """One service's counters. Written by the proxy as requests pass, read at scrape time."""
 
     __slots__ = (
+        "arrived",
         "breaker_open",
         "connections",
         "duration",
@@ -61,6 +62,8 @@ class RequestMetrics:
 
     def __init__(self, service: str) -> None:
         self.service = service
+        self.arrived = 0
+        """Requests that were led here, whatever became of them."""
         self.in_flight = 0
         self.tunnels = 0
         self.connections = 0
@@ -150,8 +153,16 @@ class AutoscalerRows:
     """Everything the autoscaler shows at one instant."""
 
     replicas: tuple[ReplicaRow, ...] = ()
-    signals: Mapping[str, float] = field(default_factory=dict)
-    """autoscaler_signal_ratio by signal."""
+    parts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """What each part of the last decision asked for, by (service, part)."""
+    modes: Mapping[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether it is in force, by (service, mode)."""
+    forecasts: Mapping[str, float] = field(default_factory=dict)
+    """How many replicas it asks for, or would; by service. Those without one are left out."""
+    forecast_errors: Mapping[str, float] = field(default_factory=dict)
+    """How far the forecast has been off, as a share of what came, by service."""
+    signals: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """autoscaler_signal_ratio by (service, signal)."""
     decisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By (direction, reason), cumulative."""
     last_scale_unix_s: Mapping[str, float] = field(default_factory=dict)
@@ -344,11 +355,7 @@ def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
         for row in rows.replicas:
             replicas.add_metric((row.service,), getattr(row, word))
         yield replicas
-    signals = GaugeMetricFamily(
-        "autoscaler_signal_ratio", "What a signal says, 1 being its limit", labels=("signal",)
-    )
-    for signal, ratio in rows.signals.items():
-        signals.add_metric((signal,), ratio)
+    yield from _collect_planner(rows)
     decisions = CounterMetricFamily(
         "autoscaler_decisions_total", "Decisions, by why", labels=("direction", "reason")
     )
@@ -366,8 +373,45 @@ def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
     )
     for path, histogram in rows.activations.items():
         _add_histogram(activation, (path,), histogram.bounds, histogram.cumulative, histogram.sum_s)
-    yield from (signals, decisions, last, activation)
+    yield from (decisions, last, activation)
     yield from _collect_vms(rows.vms)
+
+
+def _collect_planner(rows: AutoscalerRows) -> Iterator[Metric]:
+    parts = GaugeMetricFamily(
+        "autoscaler_part_replicas",
+        "Replicas that a part of the last decision asked for",
+        labels=("service", "part"),
+    )
+    for labels, replicas in rows.parts.items():
+        parts.add_metric(labels, replicas)
+    modes = GaugeMetricFamily(
+        "autoscaler_mode", "1 for the mode in force", labels=("service", "mode")
+    )
+    for labels, in_force in rows.modes.items():
+        modes.add_metric(labels, 1 if in_force else 0)
+    forecast = GaugeMetricFamily(
+        "autoscaler_forecast_replicas",
+        "Replicas that the load expected by the time another could serve asks for",
+        labels=("service",),
+    )
+    for service, expected in rows.forecasts.items():
+        forecast.add_metric((service,), expected)
+    error = GaugeMetricFamily(
+        "autoscaler_forecast_error_ratio",
+        "How far the forecast has been off, of what came",
+        labels=("service",),
+    )
+    for service, ratio in rows.forecast_errors.items():
+        error.add_metric((service,), ratio)
+    signals = GaugeMetricFamily(
+        "autoscaler_signal_ratio",
+        "What a signal says, 1 being its limit",
+        labels=("service", "signal"),
+    )
+    for labels, ratio in rows.signals.items():
+        signals.add_metric(labels, ratio)
+    yield from (parts, modes, forecast, error, signals)
 
 
 def _collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:

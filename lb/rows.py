@@ -6,38 +6,28 @@ Reads, never changes; no I/O. `service` owns the parts and hands them over.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
+from autoscale.contention import delay_of
 from autoscale.controller import Controller
+from autoscale.decision import Decision, Number
 from autoscale.host import Domain, HostInfo
-from autoscale.model import Decision, Direction, VmStatus
+from autoscale.model import Reason, VmStatus
+from autoscale.rules import Mode
 from lb.admin.control import HostRow, ScaleRow, VmRow
+from lb.decisions import DecisionLog
 from lb.metrics import AutoscalerRows, HistogramRow, ReplicaRow
 from lb.metrics import VmRow as VmMetrics
 
 
-@dataclass(slots=True)
-class DecisionLog:
-    """What was decided, counted; the newest decision with its wall-clock time."""
-
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    last_scale_unix_s: dict[str, float] = field(default_factory=dict)
-    newest: Decision | None = None
-    newest_at: float | None = None
-
-    def decided(self, decision: Decision, unix_s: float) -> None:
-        self.counts[decision.direction.value, decision.reason.value] += 1
-        self.newest, self.newest_at = decision, unix_s
-        if decision.direction is not Direction.NONE:
-            self.last_scale_unix_s[decision.direction.value] = unix_s
-
-
 def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> ScaleRow:
-    """A service's size. Without VMs everything is 0."""
+    """A service's size, and why. Without VMs everything is 0."""
     if controller is None:
         return ScaleRow(service, 0, 0, 0, 0, 0, 0, 0)
-    counts, decision = controller.fleet.counts(), log.newest
+    counts, decision, rules = controller.fleet.counts(), log.newest, controller.rules
+    order = rules.override
+    if order is not None and not order.holds(log.newest_at or 0.0):
+        order = None  # as the last decision found: nobody need take back what has run out
     return ScaleRow(
         service=service,
         desired=decision.desired if decision else counts.active,
@@ -45,11 +35,18 @@ def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> 
         booting=counts.booting,
         standby=counts.standby,
         draining=counts.draining,
-        min=controller.rules.min,
-        max=controller.rules.max,
+        min=rules.min,
+        max=rules.max,
         reason=decision.reason.value if decision else None,
         sentence=decision.sentence if decision else None,
         decided_at=log.newest_at,
+        mode=(order or rules).mode.value,
+        to=order.to if order else None,
+        until=order.until if order else None,
+        ordered=order is not None,
+        wanted=decision.wanted if decision else None,
+        parts=tuple(part.as_dict() for part in decision.parts) if decision else (),
+        guards=tuple(guard.as_dict() for guard in decision.guards) if decision else (),
     )
 
 
@@ -107,27 +104,89 @@ def autoscaler_rows(
 ) -> AutoscalerRows:
     """Everything the autoscaler shows at one instant."""
     statuses = [s for c in controllers.values() for s in c.fleet.statuses()]
+    newest = {name: log.newest for name, log in logs.items() if log.newest is not None}
     decisions: Counter[tuple[str, str]] = Counter()
     last: dict[str, float] = {}
     for log in logs.values():
         decisions.update(log.counts)
         for direction, unix_s in log.last_scale_unix_s.items():
             last[direction] = max(last.get(direction, 0.0), unix_s)
-    serving = [s.signal.utilisation for s in statuses if s.signal and s.state == "ready"]
     replicas = []
+    modes: dict[tuple[str, str], bool] = {}
+    signals: dict[tuple[str, str], float] = {}
     for name, controller in controllers.items():
         row = scale_row(name, controller, logs[name])
         replicas.append(
             ReplicaRow(name, row.desired, row.ready, row.booting, row.standby, row.min, row.max)
         )
+        modes.update({(name, mode.value): row.mode == mode.value for mode in Mode})
+        own = [status for status in statuses if status.service == name]
+        told = signal_ratios(
+            logs[name].newest, own, row.ready + row.booting, controller.rules.queue_drain_s
+        )
+        signals.update({(name, signal): ratio for signal, ratio in told.items()})
+    forecasts = {name: _numbers(decision, Reason.FORECAST) for name, decision in newest.items()}
     return AutoscalerRows(
         replicas=tuple(replicas),
-        signals={"cpu": sum(serving) / len(serving)} if serving else {},
+        parts={
+            (name, part.reason.value): part.asks
+            for name, decision in newest.items()
+            for part in decision.parts
+        },
+        modes=modes,
+        forecasts=_each(forecasts, "would"),
+        forecast_errors=_each(forecasts, "error"),
+        signals=signals,
         decisions=dict(decisions),
         last_scale_unix_s=last,
         activations=activations,
         vms=tuple(_vm_metrics(s, guest_cores.get(s.name)) for s in statuses),
     )
+
+
+def signal_ratios(
+    decision: Decision | None, statuses: Iterable[VmStatus], active: int, queue_drain_s: float
+) -> dict[str, float]:
+    """What each signal of one service says, 1 being its limit; those without a figure are left out.
+
+    cpu: mean utilisation of the VMs that serve. delay: their mean run-queue delay. concurrency:
+    running requests of each of the `active` replicas ÷ their target. queue: the time it takes to
+    drain ÷ `queue_drain_s`. latency: p99 ÷ its objective.
+    """
+    serving = [s.signal for s in statuses if s.signal is not None and s.state == "ready"]
+    running, line, latency = (
+        _numbers(decision, reason) for reason in (Reason.CONCURRENCY, Reason.QUEUE, Reason.LATENCY)
+    )
+    target = _figure(running, "target")
+    found = {
+        "cpu": sum(s.utilisation for s in serving) / len(serving) if serving else None,
+        "delay": delay_of(serving),
+        "concurrency": _ratio(_figure(running, "in_flight"), target and target * active),
+        "queue": _ratio(_figure(line, "drain_s"), queue_drain_s),
+        "latency": _ratio(_figure(latency, "p99_s"), _figure(latency, "target_s")),
+    }
+    return {signal: ratio for signal, ratio in found.items() if ratio is not None}
+
+
+def _numbers(decision: Decision | None, reason: Reason) -> Mapping[str, Number]:
+    """Those of one part of it; empty where it has no such part."""
+    parts = decision.parts if decision is not None else ()
+    return next((part.numbers for part in parts if part.reason is reason), {})
+
+
+def _figure(numbers: Mapping[str, Number], key: str) -> float | None:
+    figure = numbers.get(key)
+    return figure if isinstance(figure, int | float) else None
+
+
+def _ratio(figure: float | None, limit: float | None) -> float | None:
+    return figure / limit if figure is not None and limit else None
+
+
+def _each(numbers: Mapping[str, Mapping[str, Number]], key: str) -> dict[str, float]:
+    """This figure by service, where there is one."""
+    figures = {name: _figure(known, key) for name, known in numbers.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _vm_metrics(status: VmStatus, guest_cores: float | None) -> VmMetrics:

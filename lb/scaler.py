@@ -1,7 +1,7 @@
 """One service's machines: its fleet, its controller, and the task that they run in.
 
-Builds them from the configuration, starts them, gives them new settings, and ends them. How many
-machines there should be is the controller's to decide.
+Builds them from the configuration, starts them, gives them new settings and an operator's orders,
+and ends them. How many machines there should be is the controller's to decide.
 """
 
 from __future__ import annotations
@@ -15,56 +15,68 @@ from typing import Any, Final
 from uuid import uuid4
 
 from autoscale.controller import Controller, LoopClock
+from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
 from autoscale.host import Hypervisor, ImageUnavailable
-from autoscale.model import Decision, Happening, Reason
-from autoscale.policy import Rules
+from autoscale.model import Demand, Happening, Reason
+from autoscale.model import Path as Way
+from autoscale.rules import Mode, Override
 from autoscale.vm import BootFiles, VmShape
 from guest import image as guest_image
-from lb.config import ScaleConfig, VmConfig
+from lb.admin.control import RefusedError, ScaleOrder
+from lb.config import ServiceConfig, VmConfig
+from lb.decisions import DecisionLog, Decisions
+from lb.forecast_file import ForecastFile
+from lb.overrides import Overrides, in_words
 from lb.pool import Pool
-from lb.rows import DecisionLog
-from lb.tasks import spawn
+from lb.scale_rules import rules_of
+from lb.tasks import cancel, spawn
 
 log = logging.getLogger(__name__)
-
-FRESH_INTERVALS: Final = 2.5
-"""A signal older than so many sampling intervals is missing: one lost sample is forgiven."""
 
 SPARE_S: Final = 10.0
 """Beyond what the configuration grants a VM to drain and to power off."""
 
 
 class Scaler:
-    """`images_home` is where images are kept; `hosts` are shared by all services. `note` writes the
-    journal, `activated` takes the seconds of each start."""
+    """Of a service whose configuration has VMs. `demand` is what its clients ask for; `home` is
+    where forecasts are kept, `images_home` where images are; `hosts`, `overrides` and `decisions`
+    are shared by all services. `note` writes the journal, `activated` takes the seconds of each
+    start."""
 
     def __init__(
         self,
         pool: Pool,
-        vm: VmConfig,
-        scale: ScaleConfig,
+        config: ServiceConfig,
+        demand: Callable[[], Demand],
         *,
         hosts: Mapping[str, Hypervisor],
         instance: str,
+        home: Path,
         images_home: Path,
+        overrides: Overrides,
+        decisions: Decisions,
         note: Callable[[Happening], None],
-        activated: Callable[[float], None],
+        activated: Callable[[Way, float], None],
     ) -> None:
-        self._vm = vm
+        self._service = pool.service
+        self._config = config
+        self._vm = vm = config.vm or VmConfig()
+        self._hosts = hosts
+        self._overrides = overrides
+        self._forecast_file = ForecastFile(home / "forecasts", pool.service)
+        self._note = note
+        self._retiring = False
+        self._said: Override | None = None
         self._task: asyncio.Task[None] | None = None
-        self.log = log_ = DecisionLog()
-
-        def decided(decision: Decision) -> None:
-            log_.decided(decision, time.time())
-
+        self.log = DecisionLog(decisions)
         self.fleet = VmFleet(
             pool.service,
             hosts,
             _shape(vm),
             lambda: _boot_files(images_home, self._vm.image),
             instance=instance,
-            max_existing=scale.max,
+            max_existing=config.scale.max,
             clock=time.monotonic,
             wall_clock=time.time,
             new_id=uuid4,
@@ -74,15 +86,19 @@ class Scaler:
             note=note,
             activated=activated,
         )
+        self.fleet.burst = config.scale.burst
         self.controller = Controller(
             self.fleet,
             hosts,
-            _rules(scale),
-            interval_s=scale.sample_interval,
+            rules_of(config.scale, config.max_in_flight),
+            interval_s=config.scale.sample_interval,
             clock=LoopClock(),
+            wall_clock=time.time,
+            demand=demand,
             note=note,
-            decided=decided,
+            decided=self._decided,
         )
+        self._go_by_rules()
 
     @property
     def running(self) -> bool:
@@ -94,23 +110,124 @@ class Scaler:
 
     async def _run(self, opening: asyncio.Task[None]) -> None:
         await asyncio.wait([opening])
-        await self.controller.run()
+        learned = await self._forecast_file.load(self._config.scale.season)
+        if learned is not None:
+            self.controller.remember(learned)
+        saving = spawn(
+            self._forecast_file.save_regularly(lambda: self.controller.forecast),
+            name=f"saving the forecast of {self._service}",
+        )
+        try:
+            await self.controller.run()
+        finally:
+            await cancel(saving)
+            await self._forecast_file.save(self.controller.forecast)
 
-    def configure(self, vm: VmConfig, scale: ScaleConfig) -> None:
+    def configure(self, config: ServiceConfig) -> None:
         """Rules and timeouts count at once; a shape or an image is for VMs that start from now."""
-        self._vm = vm
-        self.fleet.shape = _shape(vm)
-        self.fleet.max_existing = scale.max
-        self.controller.rules = _rules(scale)
-        self.controller.interval_s = scale.sample_interval
+        self._config = config
+        self._vm = config.vm or VmConfig()
+        self.fleet.shape = _shape(self._vm)
+        self.fleet.max_existing = config.scale.max
+        self.fleet.burst = config.scale.burst
+        self.controller.interval_s = config.scale.sample_interval
+        self._go_by_rules()
+
+    # ── an operator's orders ─────────────────────────────────────────────────────────────────
+
+    def order(self, order: ScaleOrder) -> None:
+        """Let it hold from now on. Raises RefusedError for a number out of bounds."""
+        service, low, high = self._service, self._config.scale.min, self._config.scale.max
+        before = self._overrides.of(service)
+        if order.mode == "auto":
+            if before is None:
+                return
+            self._overrides.put(service, None)
+            self._tell(f"an operator takes back: {in_words(before)}; {self._who_decides()}")
+        else:
+            if order.to is not None and not low <= order.to <= high:
+                raise RefusedError(
+                    f"service {service} has {low} to {high} replicas, {order.to} is out of bounds:"
+                    f" change service.{service}.scale.{'max' if order.to > high else 'min'} first"
+                )
+            until = None if order.for_s is None else time.time() + order.for_s
+            override = Override(Mode(order.mode), order.to, until)
+            self._overrides.put(service, override)
+            instead = f", no longer {in_words(before)}" if before is not None else ""
+            self._tell(f"an operator orders {in_words(override)}{instead}", override)
+        self._go_by_rules()
+
+    def _decided(self, decision: Decision) -> None:
+        now = time.time()
+        self.log.decided(decision, now)
+        override = self._overrides.of(self._service)
+        if override is not None and not override.holds(now):
+            self._overrides.put(self._service, None)
+            self._tell(f"an operator's order has run out: {in_words(override)};"
+                       f" {self._who_decides()}")  # fmt: skip
+            spawn(self._overrides.save(), name=f"forgetting the override of {self._service}")
+            self._go_by_rules()
+
+    def _go_by_rules(self) -> None:
+        """Those of the configuration, and of the override where there is one."""
+        told = self._overrides.of(self._service)
+        scale = self._config.scale
+        self.controller.rules = rules = rules_of(scale, self._config.max_in_flight, told)
+        now = rules.override
+        if told is not None and now is not None and now != told and now != self._said:
+            self._tell(
+                f"an operator's order is out of bounds, which are {scale.min} to {scale.max}:"
+                f" {told.to} → {now.to}",
+                now,
+            )
+        self._said = now
         self.controller.wake()
+
+    def _who_decides(self) -> str:
+        mode = self._config.scale.mode
+        if mode == "auto":
+            return "the planner decides again"
+        return f"mode = {mode} of the configuration counts again"
+
+    def _tell(self, message: str, override: Override | None = None) -> None:
+        facts: dict[str, float | int | str | bool | None] = {"mode": self._config.scale.mode}
+        if override is not None:
+            facts = {"mode": override.mode.value, "to": override.to, "until": override.until}
+        service = self._service
+        self._note(Happening("scale.override", service, service, Reason.OVERRIDE, message, facts))
+
+    # ── for who waits while there is nobody ──────────────────────────────────────────────────
+
+    def awaited(self) -> float:
+        """For how many seconds a request that finds no replica may wait for one. 0 where none comes
+        for it: there always should be some, the last launches failed, no host answers, or an
+        operator wants none."""
+        rules = self.controller.rules
+        if rules.min or self._retiring or not self.running or self.fleet.gate.is_open:
+            return 0.0
+        if len(self.controller.unreachable) >= len(self._hosts):
+            return 0.0
+        override = rules.override
+        if override is not None and not override.holds(time.time()):
+            override = None
+        mode = rules.mode if override is None else override.mode
+        newest = self.log.newest
+        if mode is Mode.FIXED:
+            comes = override is not None and bool(override.to)
+        else:
+            comes = mode is Mode.AUTO or newest is None or newest.desired > 0
+        return self._vm.boot_timeout if comes else 0.0
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────
 
     def retire(self) -> None:
         """The configuration has no VMs here any more: they drain and end, then it stops itself."""
+        self._retiring = True
         self.controller.retire(Reason.OPERATOR)
 
     def keep(self) -> None:
         """It has some again."""
+        self._retiring = False
         self.controller.keep()
 
     async def over(self) -> None:
@@ -147,18 +264,6 @@ def _shape(vm: VmConfig) -> VmShape:
         boot_timeout_s=vm.boot_timeout,
         drain_timeout_s=vm.drain_timeout,
         shutdown_timeout_s=vm.shutdown_timeout,
-    )
-
-
-def _rules(scale: ScaleConfig) -> Rules:
-    return Rules(
-        min=scale.min,
-        max=scale.max,
-        target_cpu=scale.target_cpu,
-        grow_window_s=scale.grow_window,
-        shrink_window_s=scale.shrink_window,
-        shrink_margin=scale.shrink_margin,
-        fresh_s=FRESH_INTERVALS * scale.sample_interval,
     )
 
 

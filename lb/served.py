@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from lb.config import ProxyConfig, ScaleConfig, ServiceConfig, VmConfig
+from autoscale.model import Demand
+from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.health import Prober
 from lb.metrics import RequestMetrics
@@ -26,7 +27,7 @@ the first check of whoever is well takes; whoever is not must not hold up the re
 LOOK_S: Final = 0.05
 """How often a service that leaves is asked whether its last request has ended."""
 
-MakeScaler = Callable[[Pool, VmConfig, ScaleConfig], Scaler]
+MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand]], Scaler]
 
 
 class Served:
@@ -79,11 +80,13 @@ class Served:
             if scaler is not None:
                 scaler.retire()
         elif scaler is not None:
-            scaler.configure(config.vm, config.scale)
+            scaler.configure(config)
             scaler.keep()
         else:
-            self._scaler = self._make_scaler(self.pool, config.vm, config.scale)
-            self._scaler.start(opening)
+            self._scaler = scaler = self._make_scaler(self.pool, config, self.site.demand)
+            self.site.line.awaited = scaler.awaited
+            self.site.line.on_wait = scaler.controller.wake
+            scaler.start(opening)
 
     async def prepare(self, config: ServiceConfig) -> None:
         """Before `configure`: where nobody would be left who serves, let the new backends join

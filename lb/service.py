@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoscale.controller import Controller
 from autoscale.host import HostInfo, Hypervisor
-from autoscale.model import Happening, Reason
+from autoscale.model import Demand, Happening, Reason
+from autoscale.model import Path as Way
 from lb import config_file, rows
 from lb.admin import access
 from lb.admin.api import AdminServer
-from lb.admin.control import HostRow, RefusedError, ScaleRow, UnknownNameError, VmRow
+from lb.admin.control import HostRow, RefusedError, ScaleOrder, ScaleRow, UnknownNameError, VmRow
 from lb.backend import BackendView
-from lb.config import Config, ConfigError, ScaleConfig, ServiceConfig, VmConfig, load_config
+from lb.config import Config, ConfigError, ServiceConfig, load_config
 from lb.config_changes import Changes, changes
+from lb.decisions import DecisionLog, Decisions
 from lb.error_pages import ErrorPages
 from lb.errors import LbError
 from lb.guestview import GuestView
@@ -30,6 +32,7 @@ from lb.installation import Installation
 from lb.journal import Journal
 from lb.listener import ProxyServer
 from lb.metrics import AutoscalerRows, Histogram, Metrics
+from lb.overrides import Overrides
 from lb.pool import Change, Pool
 from lb.routes import Routes
 from lb.scaler import Scaler
@@ -68,7 +71,9 @@ class Balancer:
         self._hosts = Hosts(self._home, self._instance, hosts, self._wake_scalers)
         self._journal = Journal(self._home / "journal.db")
         self._metrics = Metrics()
-        self._cold_starts = Histogram()
+        self._activations = {Way.COLD: Histogram()}
+        self._decisions = Decisions()
+        self._overrides = Overrides(self._home / "overrides.json")
         self._token = access.ensure_token(self._home)
         pages = config_file.read_files(config)
         self._services = {name: self._make(name, config, pages) for name in config.service}
@@ -106,16 +111,21 @@ class Balancer:
         served.pool.subscribe(lambda change: self._pool_changed(served, change))
         return served
 
-    def _make_scaler(self, pool: Pool, vm: VmConfig, scale: ScaleConfig) -> Scaler:
+    def _make_scaler(
+        self, pool: Pool, config: ServiceConfig, demand: Callable[[], Demand]
+    ) -> Scaler:
         return Scaler(
             pool,
-            vm,
-            scale,
+            config,
+            demand,
             hosts=self._hosts.by_name,
             instance=self._instance,
+            home=self._home,
             images_home=self._images_home,
+            overrides=self._overrides,
+            decisions=self._decisions,
             note=self._note,
-            activated=self._cold_starts.observe,
+            activated=self._activated,
         )
 
     def _sites(self, config: Config) -> dict[str, Site]:
@@ -183,8 +193,9 @@ class Balancer:
         opening = self._hosts.connect(self.config.hypervisor)
         await asyncio.wait([opening])
         await self._strays.look()
+        nothing = ServiceConfig()
         scalers = [
-            self._make_scaler(Pool.from_config(name, ServiceConfig()), VmConfig(), ScaleConfig())
+            self._make_scaler(Pool.from_config(name, nothing), nothing, lambda: Demand(0.0))
             for name in self._strays.services
         ]
         for scaler in scalers:
@@ -283,6 +294,8 @@ class Balancer:
         def gone() -> None:
             self._server.cut(served.site)
             self._forget(served.name)
+            self._overrides.put(served.name, None)
+            spawn(self._overrides.save(), name=f"forgetting the override of {served.name}")
             self._note(_told("gone", f"service {served.name} has left", served.name))
             spawn(served.close(), name=f"closing of {served.name}")
 
@@ -301,6 +314,9 @@ class Balancer:
     def _note(self, happening: Happening) -> None:
         log.info("%s %s: %s", happening.kind, happening.reason.value, happening.message)
         self._journal.record(happening)
+
+    def _activated(self, path: Way, seconds: float) -> None:
+        self._activations.setdefault(path, Histogram()).observe(seconds)
 
     def _pool_changed(self, served: Served, change: Change) -> None:
         self._journal.record(
@@ -332,7 +348,7 @@ class Balancer:
         return rows.autoscaler_rows(
             {name: scaler.controller for name, scaler in scalers.items()},
             {name: scaler.log for name, scaler in scalers.items()},
-            {"cold": self._cold_starts.row()},
+            {path.value: starts.row() for path, starts in self._activations.items()},
             self._guests.cores,
         )
 
@@ -412,16 +428,38 @@ class Balancer:
     def scale(self, service: str) -> ScaleRow:
         scaler = self._service(service).scaler
         if scaler is None:
-            return rows.scale_row(service, None, rows.DecisionLog())
+            return rows.scale_row(service, None, DecisionLog())
         return rows.scale_row(service, scaler.controller, scaler.log)
+
+    async def set_scale(self, service: str, order: ScaleOrder) -> ScaleRow:
+        served = self._service(service)
+        if served.leaving or served.scaler is None:
+            raise RefusedError(
+                f"service {service} has no VMs to scale: add [service.{service}.vm] to the"
+                " configuration"
+            )
+        served.scaler.order(order)
+        await self._overrides.save()
+        return self.scale(service)
+
+    @property
+    def decisions(self) -> Decisions:
+        return self._decisions
 
     def metrics(self) -> tuple[bytes, str]:
         return self._metrics.render()
 
     def is_ready(self) -> tuple[bool, str]:
-        for name in self.config.service:  # not those that leave, or get ready to come
-            if not self._services[name].pool.available:
+        asleep = []
+        for name, part in self.config.service.items():  # not those that leave, or get ready to come
+            site = self._services[name].site
+            if site.pool.available:
+                continue
+            if part.scale.min or not site.takes_requests:
                 return False, f"service {name} has no backend that serves"
+            asleep.append(name)
+        if asleep:
+            return True, f"every service serves; at zero until a request comes: {', '.join(asleep)}"
         return True, "every service has a backend that serves"
 
     def _service(self, name: str) -> Served:

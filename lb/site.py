@@ -6,9 +6,10 @@ read again. Carries no request (`proxy` does) and knows nothing of VMs (`scaler`
 
 from __future__ import annotations
 
+from autoscale.model import Demand
 from lb import proxy_protocol
 from lb.adaptive import AdaptiveLimit
-from lb.backend import Backend
+from lb.backend import Backend, Lifecycle
 from lb.breaker import Breaker, BreakerState
 from lb.budget import RetryBudget
 from lb.config import ProxyConfig, ServiceConfig
@@ -91,6 +92,32 @@ class Site:
         if not self.config.adaptive.enabled:
             return None
         return self.adaptive.max_wait(self.line.standing_s)
+
+    # ── what the service tells of itself ─────────────────────────────────────────────────────
+
+    @property
+    def takes_requests(self) -> bool:
+        """A request that comes now is served, or waits for a backend that comes up for it."""
+        if self.pool.available:
+            return True
+        lost = any(backend.lifecycle is Lifecycle.READY for backend in self.pool)
+        return not lost and self.line.awaited() > 0
+
+    def demand(self) -> Demand:
+        """What clients ask of the service now. Read once a second: 30 µs for the latency, and
+        2 µs a backend."""
+        now = self.pool.clock()
+        p50, p99 = self.counters.duration.quantiles((0.5, 0.99), now)
+        return Demand(
+            at=now,
+            arrived_total=self.counters.arrived,
+            queued=len(self.line),
+            waiting_s=self.line.standing_s,
+            latency_p50_s=p50,
+            latency_p99_s=p99,
+            in_flight={backend.name: backend.in_flight for backend in self.pool},
+            served_total={backend.name: backend.latency.count for backend in self.pool},
+        )
 
     # ── what a request hangs on ──────────────────────────────────────────────────────────────
 

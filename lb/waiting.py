@@ -1,4 +1,4 @@
-"""Where requests wait while every backend has as many as it may: clients take turns.
+"""Where requests wait for a backend: while all are busy, or until one comes up; clients take turns.
 
 Owns the line and its bounds. Who gets a backend, and which, is the pool's: a freed place is
 reserved for the first in line before anybody else can ask. It must not know HTTP.
@@ -17,6 +17,8 @@ from lb.errors import (
     AllTriedError,
     AtCapacityError,
     NoBackendError,
+    NoneReadyError,
+    PoolEmptyError,
     QueueFullError,
     QueueTimeoutError,
 )
@@ -44,6 +46,12 @@ class WaitingLine:
     def __init__(self, pool: Pool, config: QueueConfig) -> None:
         self.config = config
         self.limit: Callable[[], int] | None = None
+        self.awaited: Callable[[], float] = lambda: 0.0
+        """For how many seconds a request may wait although no backend is ready, because one is on
+        its way or will be asked for; 0: no backend, no waiting."""
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called when somebody begins to wait while no backend is ready: for the first one, not for
+        each that joins him."""
         self._pool = pool
         self._turns: Turns[_Waiter] = Turns()
         # Those who failed on a backend and avoid it, together by whom they avoid: where the first
@@ -75,19 +83,27 @@ class WaitingLine:
         """A lease at once, or as soon as it is this one's turn.
 
         `client` is whose turn it takes; the rest is the pool's. `max_wait` in seconds: instead of
-        the configured one. Raises a NoBackendError: at once where waiting for a release is no use,
-        AllTriedError also where the last one worth waiting for left meanwhile, QueueFullError where
-        the line is too long, or has become so for a client with many in it, QueueTimeoutError after
-        the longest wait.
+        the configured one; whoever waits for a backend to come up may do so for `awaited()` at
+        least. Raises a NoBackendError: at once where waiting is no use, AllTriedError also where
+        the last one worth waiting for left meanwhile, QueueFullError where the line is too long, or
+        has become so for a client with many in it, QueueTimeoutError after the longest wait.
         """
+        coming_s = 0.0
         try:
             return self.lease_now(key=key, prefer=prefer, exclude=exclude)
         except AtCapacityError:
             pass
+        except (PoolEmptyError, NoneReadyError):
+            coming_s = self.awaited()
+            if coming_s <= 0:
+                raise
         if max_wait is None:
             max_wait = self.config.max_wait
+        max_wait = max(max_wait, coming_s)
         waiter = self._join(client, frozenset(exclude), key, prefer)
         try:
+            if coming_s > 0 and len(self) == 1:
+                self.on_wait()
             async with asyncio.timeout(max_wait):
                 return await waiter.place
         except BaseException as error:
@@ -199,7 +215,7 @@ class WaitingLine:
                 try:
                     lease = self._lease_for(waiter)
                 except NoBackendError:
-                    # Full again, or nobody is well just now: they go on waiting for a flip.
+                    # Full again, or nobody is there or well just now: they wait for a flip.
                     return
                 waiter.place.set_result(lease)
                 turns.rotate()

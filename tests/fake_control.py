@@ -6,14 +6,23 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lb.admin.api import AdminServer
-from lb.admin.control import HostRow, RefusedError, ScaleRow, UnknownNameError, VmRow
+from lb.admin.control import (
+    HostRow,
+    RefusedError,
+    ScaleOrder,
+    ScaleRow,
+    UnknownNameError,
+    VmRow,
+)
 from lb.backend import BackendView
 from lb.balance import policy_named
 from lb.config import HealthConfig
 from lb.config_changes import Changes
+from lb.decisions import Decisions
 from lb.journal import Journal
 from lb.pool import Pool
 
@@ -56,6 +65,8 @@ class FakeControl:
         self.failure: Exception | None = None
         """Raised by `vms` and `apply_config` where set."""
         self.applied: list[tuple[str | None, Path | None, bool]] = []
+        self.decisions = Decisions()
+        self.orders: list[tuple[str, ScaleOrder]] = []
         self.changes = Changes(("service api is new",), ("admin changed: needs a restart",))
 
     @property
@@ -90,7 +101,20 @@ class FakeControl:
 
     def scale(self, service: str) -> ScaleRow:
         self._pool(service)
-        return ScaleRow(service, 2, 1, 1, 0, 0, 1, 4, "cpu_overload", "75 % is above 60 %", 1.5)
+        return ScaleRow(
+            service, 2, 1, 1, 0, 0, 1, 4, "cpu_overload", "75 % is above 60 %", 1.5, "auto"
+        )
+
+    async def set_scale(self, service: str, order: ScaleOrder) -> ScaleRow:
+        self._pool(service)
+        if order.to is not None and order.to > 4:
+            raise RefusedError(f"service {service} has 1 to 4 replicas, {order.to} is too many")
+        self.orders.append((service, order))
+        ordered = order.mode != "auto"
+        until = None if order.for_s is None else 1000.0 + order.for_s
+        return replace(
+            self.scale(service), mode=order.mode, to=order.to, until=until, ordered=ordered
+        )
 
     async def apply_config(
         self, text: str | None, folder: Path | None, *, dry_run: bool

@@ -135,6 +135,11 @@ class FakeDomain:
     """QEMU's own CPU on top, as a share of the vCPUs'."""
     counts_backwards: bool = False
     has_counters: bool = True
+    delay: float = 0.0
+    """Share of the time that each vCPU waits for a core of the host, from now on."""
+    run: int = 1
+    """libvirt's number of it: another one after a start or a migration."""
+    _waited_s: float = 0.0
     _cores: float = 0.0
     _at: float = field(default=0.0)
 
@@ -157,8 +162,9 @@ class FakeDomain:
             vcpu_s=self.cpu_s,
             vcpus=self.vcpus,
             limit_cores=min(self.vcpus, self.limit_cores or self.vcpus),
-            vcpu_delay_s=0.0,
+            vcpu_delay_s=self._waited_s,
             memory_bytes=200 << 20,
+            run=str(self.run),
         )
 
     def _integrate(self) -> None:
@@ -166,6 +172,7 @@ class FakeDomain:
         elapsed, self._at = now - (self._at or now), now
         if self.power is PowerState.RUNNING:
             self.cpu_s += self._cores * elapsed
+            self._waited_s += self.delay * elapsed * self.vcpus
 
 
 class FakeHypervisor:
@@ -191,11 +198,14 @@ class FakeHypervisor:
         self.peak = 0
         self.unreachable = False
         self.limits = True
+        self.limit_fault: Exception | None = None
+        """What the next call that sets a limit raises, although the limit is set."""
         self.addresses = True
         """False: no lease yet, nobody knows where a guest is."""
         self.is_open = False
         self._faults: deque[Fault] = deque()
         self._held: asyncio.Event | None = None
+        self._limits_held: asyncio.Event | None = None
         self._ports = itertools.count(40001)
         self._callbacks: list[Callable[[str], None]] = []
 
@@ -215,11 +225,23 @@ class FakeHypervisor:
             self._held.set()
             self._held = None
 
+    def hold_limits(self) -> None:
+        """From now on a limit is neither set nor the call answered until `release_limits`."""
+        if self._limits_held is None:
+            self._limits_held = asyncio.Event()
+
+    def release_limits(self) -> None:
+        if self._limits_held is not None:
+            self._limits_held.set()
+            self._limits_held = None
+
     def forget_faults(self) -> None:
         """Everything works from now on; a guest that ignores its power button goes on doing so."""
         self._faults.clear()
         self.unreachable = False
         self.release_creates()
+        self.release_limits()
+        self.limit_fault = None
         for domain in self.domains.values():
             domain.will_not_die = False
 
@@ -329,7 +351,12 @@ class FakeHypervisor:
         found = self._known(domain)
         if not self.limits:
             raise LimitUnsupported(f"{self._name} cannot limit CPU: no cgroups")
+        if self._limits_held is not None:
+            await self._limits_held.wait()
         found.limit_cores = cores
+        fault, self.limit_fault = self.limit_fault, None
+        if fault is not None:
+            raise fault
 
     async def set_identity(self, domain: str, identity: Identity) -> None:
         await self._answer("set_identity", domain)

@@ -56,10 +56,10 @@ def moments() -> list[Moment]:
     return [
         Moment(-24.0, "vm.launch", FIRST, "below_min", f"starting {FIRST} on local"),
         Moment(-14.0, "backend.ready", FIRST, "below_min", f"{FIRST} starting → ready: probe: 200"),
-        Moment(-14.0, "vm.ready", FIRST, "steady", f"{FIRST} serves at 127.0.0.1:54855"),
+        Moment(-14.0, "vm.ready", FIRST, "below_min", f"{FIRST} serves at 127.0.0.1:54855"),
         Moment(GROWS_AT, "scale.up", "web", "cpu_overload", "1 → 2: CPU 1.09 of target 0.80 on 1"),
         Moment(GROWS_AT, "vm.launch", SECOND, "cpu_overload", f"starting {SECOND} on local"),
-        Moment(SERVES_AT, "vm.ready", SECOND, "steady", f"{SECOND} serves, 11.0 s after"),
+        Moment(SERVES_AT, "vm.ready", SECOND, "cpu_overload", f"{SECOND} serves, 11.0 s after"),
         Moment(SHRINKS_AT, "scale.down", "web", "cpu_low", "2 → 1: 1 would be at 0.55 of 0.80"),
         Moment(SHRINKS_AT, "vm.draining", SECOND, "cpu_low", f"{SECOND} takes no new request"),
         Moment(GONE_AT, "vm.gone", SECOND, "drained", f"{SECOND} is gone"),

@@ -9,15 +9,18 @@ import re
 import socket
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from autoscale.decision import Decision, Part
 from autoscale.model import EventKind, Happening, Reason, ScaleEvent
 from lb.admin import access, stream
 from lb.admin.api import CONFIG_BYTES, AdminServer
+from lb.admin.control import ScaleOrder
 from lb.admin.guard import HostRule, bearer_matches
 from lb.config import ConfigError
 from lb.errors import ListenError
@@ -102,6 +105,56 @@ async def test_machines_hosts_and_scale(http: aiohttp.ClientSession) -> None:
     scale = await get("/scale/web")
     assert (scale["desired"], scale["sentence"]) == (2, "75 % is above 60 %")
     assert (await get("/scale"))["services"] == [scale]
+
+
+async def test_the_decisions_can_be_followed(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    async def page(query: str = "") -> tuple[list[dict[str, Any]], int]:
+        async with http.get(f"/api/v1/decisions{query}") as response:
+            assert response.status == 200
+            body = await response.json()
+            return body["decisions"], body["last_id"]
+
+    assert await page() == ([], 0)
+    control.decisions.add(decided("web", 1), 1000.0)
+    control.decisions.add(decided("web", 2), 1001.0)
+    control.decisions.add(decided("api", 1), 1002.0)
+    rows, last = await page()
+    assert [(row["service"], row["desired"]) for row in rows] == [
+        ("web", 1),
+        ("web", 2),
+        ("api", 1),
+    ]
+    assert rows[0]["sentence"] == "stay at 1: calm"
+    assert last == rows[-1]["revision"] == rows[-1]["id"]
+    assert await page(f"?since={last}") == ([], last)
+    control.decisions.add(decided("web", 2), 1003.0)
+    ((row,), now) = await page(f"?since={last}")
+    assert (row["id"], row["count"], row["last_at"]) == (rows[1]["id"], 2, 1003.0)
+    assert now == row["revision"] > last
+    assert [row["desired"] for row in (await page("?service=web&limit=1"))[0]] == [2]
+    for wrong in ("since=x", "since=-1", "limit=0", "limit=1001"):
+        async with http.get(f"/api/v1/decisions?{wrong}") as response:
+            assert "must be a whole number from" in await problem(response, 400)
+
+
+def decided(service: str, desired: int) -> Decision:
+    return Decision(service, 1.0, desired, desired, Reason.STEADY, told="calm")
+
+
+async def test_a_decision_without_a_figure_says_null(
+    control: FakeControl, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = Part(Reason.LATENCY, 1, 1, {"p99_s": float("inf"), "target_s": 1.0})
+    row = replace(control.scale("web"), parts=(part.as_dict(),))
+    monkeypatch.setattr(control, "scale", lambda _service: row)
+    async with http.get("/api/v1/scale/web") as response:
+        assert json.loads(await response.text())["parts"][0]["p99_s"] is None
+    control.decisions.add(Decision("web", 1.0, 1, 1, Reason.STEADY, (part,)), 1000.0)
+    async with http.get("/api/v1/decisions") as response:
+        (row,) = json.loads(await response.text())["decisions"]
+    assert row["parts"][0]["p99_s"] is None
 
 
 async def test_prometheus_finds_the_guests(
@@ -222,6 +275,69 @@ async def test_a_body_that_is_wrong_says_what_would_be_right(
 ) -> None:
     async with http.post("/api/v1/pool/web/backends", data=body, headers=AUTH) as response:
         assert says in await problem(response, 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "order"),
+    [
+        ({"mode": "fixed", "to": 3}, ScaleOrder("fixed", 3)),
+        ({"mode": "fixed", "to": 0, "for_s": 600}, ScaleOrder("fixed", 0, 600)),
+        ({"mode": "hold", "to": None, "for_s": 0.5}, ScaleOrder("hold", None, 0.5)),
+        ({"mode": "observe"}, ScaleOrder("observe")),
+        ({"mode": "auto", "for_s": None}, ScaleOrder("auto")),
+    ],
+)
+async def test_an_order_is_passed_on_and_the_row_passed_back(
+    control: FakeControl, http: aiohttp.ClientSession, body: dict[str, Any], order: ScaleOrder
+) -> None:
+    async with http.put("/api/v1/scale/web", json=body, headers=AUTH) as response:
+        assert response.status == 200
+        row = await response.json()
+    assert control.orders == [("web", order)]
+    assert (row["service"], row["mode"], row["to"]) == ("web", order.mode, order.to)
+    assert row["until"] == (None if order.for_s is None else 1000 + order.for_s)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"[]", '{"mode": "fixed", "to": 3, "for_s": 600}'),
+        (b"{}", "mode is fixed, hold, observe, auto"),
+        (b'{"mode": "faster"}', "mode is fixed, hold, observe, auto"),
+        (b'{"mode": ["fixed"]}', "mode is fixed, hold, observe, auto"),
+        (b'{"mode": "fixed"}', "a whole number of replicas"),
+        (b'{"mode": "fixed", "to": true}', "a whole number of replicas"),
+        (b'{"mode": "fixed", "to": 2.0}', "a whole number of replicas"),
+        (b'{"mode": "fixed", "to": -1}', "a whole number of replicas"),
+        (b'{"mode": "hold", "to": 3}', "`to` goes with mode fixed"),
+        (b'{"mode": "hold", "for_s": 0}', "for_s must be a number of seconds"),
+        (b'{"mode": "hold", "for_s": 1e9}', "for_s must be a number of seconds"),
+        (b'{"mode": "hold", "for_s": NaN}', "for_s must be a number of seconds"),
+        (b'{"mode": "hold", "for_s": true}', "for_s must be a number of seconds"),
+        (b'{"mode": "hold", "for_s": "10m"}', "for_s must be a number of seconds"),
+        (b'{"mode": "auto", "for_s": 5}', "does not go with mode auto"),
+        (b'{"mode": "auto", "until": 5}', "unknown in the body: until"),
+    ],
+)
+async def test_an_order_that_is_none_says_what_would_be(
+    control: FakeControl, http: aiohttp.ClientSession, body: bytes, says: str
+) -> None:
+    async with http.put("/api/v1/scale/web", data=body, headers=AUTH) as response:
+        assert says in await problem(response, 400)
+    assert control.orders == []
+
+
+async def test_whom_an_order_is_not_for(control: FakeControl, http: aiohttp.ClientSession) -> None:
+    hold = {"mode": "hold"}
+    async with http.put("/api/v1/scale/web", json=hold) as response:
+        await problem(response, 401)
+    async with http.put("/api/v1/scale/db", json=hold, headers=AUTH) as response:
+        assert "there are: web" in await problem(response, 404)
+    many = {"mode": "fixed", "to": 9}
+    async with http.put("/api/v1/scale/web", json=many, headers=AUTH) as response:
+        assert "has 1 to 4 replicas" in await problem(response, 409)
+    assert control.orders == []
 
 
 async def test_a_body_that_is_too_large_is_refused(http: aiohttp.ClientSession) -> None:

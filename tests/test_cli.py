@@ -12,6 +12,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from hypothesis import strategies as st
 
 import lb.config
 import lb.home
+from autoscale.decision import Decision
 from autoscale.model import EventKind, Happening, Reason, ScaleEvent
 from guest import image as guest_image
 from lb import figures
 from lb.admin import access
-from lb.admin.control import RefusedError
+from lb.admin.control import RefusedError, ScaleOrder, ScaleRow
 from lb.cli import cli
 from lb.client import AdminClient, AdminError, UnreachableError
 from lb.commands import render
@@ -189,6 +191,137 @@ def test_machines_and_hosts(control: FakeControl) -> None:
     assert says(lbctl("vm", "show", "a/b"), 1) == "no VM a/b"
     assert "qemu:///embed" in lbctl("hosts", "list").stdout
     assert json.loads(lbctl("hosts", "list", "--json").stdout)[0]["cores"] == 2
+
+
+# ── sizes and decisions ──────────────────────────────────────────────────────────────────────────
+
+
+def test_sizes_and_why(control: FakeControl) -> None:
+    for command in (("scale",), ("scale", "web")):
+        header, row = lbctl(*command).stdout.splitlines()
+        assert " ".join(header.split()) == (
+            "SERVICE DESIRED READY BOOTING STANDBY MIN MAX MODE REASON SENTENCE"
+        )
+        assert " ".join(row.split()) == "web 2 1 1 0 1 4 auto cpu_overload 75 % is above 60 %"
+        (as_json,) = json.loads(lbctl(*command, "--json").stdout)
+        assert (as_json["desired"], as_json["mode"]) == (2, "auto")
+    assert says(lbctl("scale", "db"), 1) == "no service db; there are: web"
+
+
+@pytest.mark.parametrize(
+    ("words", "order", "answer"),
+    [
+        (["web", "--to", "3"], ScaleOrder("fixed", 3), "web: fixed 3"),
+        (["--to", "0"], ScaleOrder("fixed", 0), "web: fixed 0"),
+        (["web", "--hold", "--for", "1h30m"], ScaleOrder("hold", None, 5400), "web: hold until "),
+        (["web", "--observe", "--for=500ms"], ScaleOrder("observe", None, 0.5), "observe until "),
+        (["web", "--auto"], ScaleOrder("auto"), "web: the planner decides"),
+    ],
+)
+def test_an_order(control: FakeControl, words: list[str], order: ScaleOrder, answer: str) -> None:
+    assert answer in lbctl("scale", *words).stdout
+    assert control.orders == [("web", order)]
+    row = json.loads(lbctl("scale", *words, "--json").stdout)
+    assert (row["service"], row["mode"], row["to"]) == ("web", order.mode, order.to)
+
+
+def test_an_order_that_is_taken_back_leaves_the_configurations_mode(
+    control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def observed(service: str, order: ScaleOrder) -> ScaleRow:
+        return replace(control.scale(service), mode="observe")
+
+    monkeypatch.setattr(control, "set_scale", observed)
+    assert lbctl("scale", "web", "--auto").stdout == (
+        "web: no order; mode = observe of the configuration counts\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint", "code"),
+    [
+        (["web", "--to", "2", "--hold"], "one of --to, --auto, --hold and --observe", 2),
+        (["web", "--auto", "--observe"], "one of --to, --auto, --hold and --observe", 2),
+        (["web", "--for", "10m"], "--for goes with --to, --hold or --observe", 2),
+        (["web", "--auto", "--for", "10m"], "--for goes with --to, --hold or --observe", 2),
+        (["web", "--hold", "--for", "soon"], "--for: 'soon' is not a duration: write 500ms", 2),
+        (["web", "--hold", "--for", "0s"], "--auto takes an order back", 2),
+        (["web", "--hold", "--for", "9000h"], "for_s must be a number of seconds", 1),
+        (["web", "--to", "-1"], "0<=x<=1000", 2),
+        (["web", "--to", "9"], "service web has 1 to 4 replicas", 1),
+        (["db", "--hold"], "no service db", 1),
+    ],
+)
+def test_an_order_that_cannot_be_is_one_line(
+    control: FakeControl, words: list[str], complaint: str, code: int
+) -> None:
+    assert complaint in says(lbctl("scale", *words), code)
+    assert control.orders == []
+
+
+def test_of_several_services_the_one_meant_is_named(home: Path) -> None:
+    with serving(home, ("web", "db")) as (control, _url):
+        assert "say which service: web, db" in says(lbctl("scale", "--hold"), 2)
+        assert [row["service"] for row in json.loads(lbctl("scale", "--json").stdout)] == [
+            "web",
+            "db",
+        ]
+        assert control.orders == []
+
+
+def decide(control: FakeControl, desired: int, at: float, service: str = "web") -> None:
+    decision = Decision(service, at, desired, desired, Reason.STEADY, told=f"calm\n{desired}")
+    control.decisions.add(decision, at)
+
+
+def test_decisions_are_listed(control: FakeControl) -> None:
+    result = lbctl("decisions")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing was decided yet" in result.stderr
+    for second in range(66):
+        decide(control, 1, 1000.0 + second)
+    decide(control, 2, 1070.0)
+    decide(control, 5, 1071.0, "api")
+    lines = [" ".join(line.split()[1:]) for line in lbctl("decisions").stdout.splitlines()]
+    assert lines == [
+        "SERVICE FOR REASON SENTENCE",
+        "web 1m05s steady stay at 1: calm 1",
+        "web 0s steady stay at 2: calm 2",
+        "api 0s steady stay at 5: calm 5",
+    ]
+    rows = json.loads(lbctl("decisions", "--json", "--service", "web", "--limit", "1").stdout)
+    assert [(row["service"], row["desired"]) for row in rows] == [("web", 2)]
+    assert "1<=x<=1000" in says(lbctl("decisions", "--limit", "1001"), 2)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_following_decisions_tells_each_that_is_new_once(
+    control: FakeControl, home: Path, as_json: bool
+) -> None:
+    decide(control, 1, 1000.0)
+    with start(
+        "decisions", "-f", "--service", "web", *(["--json"] if as_json else [])
+    ) as following:
+
+        def told() -> str:
+            assert following.stdout is not None
+            line = following.stdout.readline()
+            return json.loads(line)["sentence"] if as_json else line.partition("steady")[2].strip()
+
+        said = [told()]
+        decide(control, 1, 1001.0)
+        decide(control, 5, 1001.0, "api")
+        decide(control, 2, 1002.0)
+        said.append(told())
+        decide(control, 2, 1003.0)
+        decide(control, 3, 1004.0)
+        said.append(told())
+        gap = "\n" if as_json else " "
+        assert said == [f"stay at {number}: calm{gap}{number}" for number in (1, 2, 3)]
+        following.send_signal(signal.SIGINT)
+        assert following.wait(PATIENCE_S) == 0
+        assert following.stderr is not None
+        assert following.stderr.read() == ""
 
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────
@@ -412,7 +545,9 @@ def test_the_shown_config_is_the_config(tmp_path: Path) -> None:
     file.write_text(
         '[[hypervisor]]\nname = "a"\n[[hypervisor]]\nname = "b"\nuri = "qemu:///system"\n'
         '[service.my-app]\nbackends = ["h:1"]\n[service.my-app.vm]\n'
-        "[service.my-app.scale]\nmax = 7\n"
+        "[service.my-app.scale]\nmax = 7\ngrow_limit = {percent = 10}\n"
+        "[[service.my-app.scale.step]]\ncpu_above = 0.9\nadd = 2\n"
+        "[[service.my-app.scale.schedule]]\nstart = '0 8 * * *'\nend = '0 9 * * *'\nreplicas = 3\n"
     )
     for args in ((), ("-c", str(file))):
         shown = parse_config(tomllib.loads(lbctl("config", "show", *args).stdout))

@@ -18,6 +18,7 @@ from lb.config import (
     parse_config,
     parse_duration,
 )
+from lb.config_fleet import GrowLimitConfig, ShrinkLimitConfig
 from lb.config_service import BackendConfig, StickyConfig
 from lb.home import home_folder
 
@@ -105,10 +106,10 @@ def web(**tables: Any) -> dict[str, Any]:
         (web(vm={"memory_mib": 64}), "service.web.vm.memory_mib: "),
         (web(vm={"cpu_limit": 2.0}), "cpu_limit = 2 is more than vcpus = 1 can use"),
         (web(vm={"image": "../../etc"}), "service.web.vm.image: "),
-        (web(scale={"min": 0}), "service.web.scale.min: "),
-        (web(scale={"min": 5, "max": 2}), "min = 5 is more than max = 2"),
+        (web(scale={"min": -1}), "service.web.scale.min: "),
+        (web(scale={"max": 0}), "service.web.scale.max: "),
+        (web(scale={"min": 5, "max": 2}), "service.web.scale: min = 5 is more than max = 2"),
         (web(scale={"target_cpu": 1.5}), "service.web.scale.target_cpu: "),
-        (web(scale={"grow_window": "1s"}), "grow_window = 1 s holds fewer than two samples"),
         (web(scale={"shrink_window": "0s"}), "shrink_window = 0 s holds fewer than two samples"),
         (web(health={"path": "readyz"}), "service.web.health.path: "),
         (web(health={"rise": 0}), "service.web.health.rise: "),
@@ -127,6 +128,160 @@ def test_what_cannot_be_used_names_the_key_and_what_is_allowed(
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "Value error" not in str(caught.value)
+
+
+def step(**step: Any) -> dict[str, Any]:
+    return {"step": [step]}
+
+
+def schedule(**entry: Any) -> dict[str, Any]:
+    good = {"start": "0 8 * * mon-fri", "end": "0 18 * * mon-fri", "replicas": 2}
+    return {"schedule": [{**good, **entry}]}
+
+
+@pytest.mark.parametrize(
+    ("scale", "complaint"),
+    [
+        ({"mode": "off"}, ".mode: input should be 'auto', 'observe' or 'hold'"),
+        ({"tolerance": 1}, ".tolerance: "),
+        (
+            {"target_cpu": 0.9, "tolerance": 0.2},
+            ": target_cpu = 0.9 with tolerance = 0.2 is 1.08: a replica that uses all of its CPU"
+            " would not be above it",
+        ),
+        ({"burst": 1}, ".burst: "),
+        (
+            {"standby_window": "3s", "snapshot_window": "2s", "grow_window": "5s"},
+            ": standby_window = 3 s, snapshot_window = 2 s and grow_window = 5 s: what costs more",
+        ),
+        (
+            {"snapshot_window": "6s", "grow_window": "5s"},
+            "snapshot_window = 6 s and grow_window = 5 s",
+        ),
+        ({"grow_window": "1s"}, "grow_window = 1 s holds fewer than two samples"),
+        (
+            {"sample_interval": "4s", "grow_window": "5s"},
+            "grow_window = 5 s holds fewer than two samples",
+        ),
+        ({"panic_window": "1s"}, "panic_window = 1 s holds fewer than two samples"),
+        (
+            {"panic_window": "60s"},
+            ": panic_window = 60 s is not shorter than stable_window = 60 s",
+        ),
+        ({"stable_window": "5s"}, ".stable_window: "),
+        ({"panic_at": 1}, ".panic_at: "),
+        ({"queue_drain": 0}, ".queue_drain: "),
+        ({"latency_p99": 0}, ".latency_p99"),
+        ({"idle_after": 0}, ".idle_after: "),
+        ({"season": "5m"}, ".season: "),
+        ({"forecast": "on"}, ".forecast: input should be 'off', 'observe' or 'act'"),
+        ({"host_contention": "no"}, ".host_contention: "),
+        (
+            {"min_change": 4},
+            ": min_change = 4 is more than lies between min = 1 and max = 4",
+        ),
+        (
+            {"max": 9, "min_change": 5},
+            ": min_change = 5 is more than shrink_limit ever allows, 4 with max = 9 replicas",
+        ),
+        ({"grow_limit": {"replicas": 0}}, ".grow_limit.replicas: "),
+        ({"grow_limit": {"percent": -1}}, ".grow_limit.percent: "),
+        ({"shrink_limit": {"period": "0s"}}, ".shrink_limit.period: "),
+        ({"shrink_limit": {"per": "9s"}}, ".shrink_limit.per: no such key"),
+        ({"target_concurrency": 0}, ".target_concurrency"),
+        (step(), ".step.0: a step is cpu_above with add, or cpu_below with remove"),
+        (step(cpu_above=0.8), ".step.0: a step is cpu_above with add"),
+        (step(cpu_above=0.8, remove=1), ".step.0: a step is cpu_above with add"),
+        (step(cpu_above=0.8, cpu_below=0.2, add=1), ".step.0: a step is cpu_above with add"),
+        (step(cpu_above=0.8, add=1, remove=1), ".step.0: a step is cpu_above with add"),
+        (step(cpu_above=0, add=1), ".step.0.cpu_above"),
+        (
+            {"step": [{"cpu_above": 0.5, "add": 1}, {"cpu_below": 0.5, "remove": 1}]},
+            ": step: cpu_below = 0.5 is not below cpu_above = 0.5: the fleet would swing",
+        ),
+        (
+            {"step": [{"cpu_above": 0.5, "add": 1}, {"cpu_above": 0.5, "add": 2}]},
+            ": step: cpu_above = 0.5 is there twice",
+        ),
+        (
+            {"step": [{"cpu_above": 0.9, "add": 1}, {"cpu_above": 0.5, "add": 2}]},
+            ": step: add = 1 above 0.9 is less than add = 2 above 0.5: more load must not",
+        ),
+        (
+            {"step": [{"cpu_below": 0.1, "remove": 1}, {"cpu_below": 0.3, "remove": 2}]},
+            ": step: remove = 1 below 0.1 is less than remove = 2 below 0.3: less load must not",
+        ),
+        (
+            {"step": [{"cpu_below": 0.1, "remove": 1}, {"cpu_below": 0.1, "remove": 1}]},
+            ": step: cpu_below = 0.1 is there twice",
+        ),
+        (schedule(replicas=5), ": schedule: replicas = 5 is more than max = 4"),
+        (schedule(replicas=0), ".schedule.0.replicas: "),
+        (schedule(start="often"), ".schedule.0: start = 'often' is no cron expression that ever"),
+        (schedule(end="0 0 30 2 *"), ".schedule.0: end = '0 0 30 2 *' is no cron expression"),
+        (schedule(start="0 0 8 * * mon"), "write minute hour day month weekday, such as '0 8 "),
+        (schedule(start="0 18 *  * mon-fri"), ".schedule.0: start and end are the same time"),
+        (schedule(timezone="Mars/Olympus"), "'Mars/Olympus' is not a time zone: write Europe/B"),
+        (schedule(timezone="Europe"), "timezone = 'Europe' is not a time zone"),
+        (schedule(timezone="../../etc/passwd"), "is not a time zone"),
+        ({"schedule": [{"start": "0 8 * * *"}]}, ".schedule.0.replicas: field required"),
+    ],
+)
+def test_rules_that_contradict_each_other_are_refused_with_the_reason(
+    scale: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(web(vm={}, scale=scale))
+    assert str(caught.value).startswith("service.web.scale")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "complaint"),
+    [
+        ({"scale": {"min": 0}, "queue": {"length": 0}}, "scale.min = 0 needs a queue"),
+        (
+            {"scale": {"target_concurrency": 9}, "max_in_flight": 8},
+            "scale.target_concurrency = 9 is more than a replica ever gets, max_in_flight = 8",
+        ),
+        (
+            {"scale": {"burst": 2}, "vm": {"cpu_limit": 0.6}},
+            "scale.burst = 2 times vm.cpu_limit = 0.6 is more than vcpus = 1 can use",
+        ),
+    ],
+)
+def test_a_services_tables_must_agree(tables: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(web(**{"vm": {}, **tables}))
+    assert str(caught.value).startswith(f"service.web: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("given", "windows"),
+    [
+        ({"grow_window": "10s"}, (1, 2, 10)),
+        ({"grow_window": "1500ms", "sample_interval": 0.5}, (1, 1.5, 1.5)),
+        ({"grow_window": 0.5, "sample_interval": 0.2}, (0.5, 0.5, 0.5)),
+        ({"grow_window": "10s", "snapshot_window": "500ms"}, (0.5, 0.5, 10)),
+        ({"grow_window": "10s", "standby_window": 0}, (0, 2, 10)),
+        ({"grow_window": "10s", "snapshot_window": "3s"}, (1, 3, 10)),
+    ],
+)
+def test_cheaper_ways_are_never_slower_than_the_window_that_was_shortened(
+    given: dict[str, Any], windows: tuple[float, float, float]
+) -> None:
+    scale = parse_config(web(vm={}, scale=given)).service["web"].scale
+    assert (scale.standby_window, scale.snapshot_window, scale.grow_window) == windows
+
+
+def test_a_limit_keeps_what_is_left_out_of_it() -> None:
+    given = {"grow_limit": {"percent": 50}, "shrink_limit": {"period": "1m"}}
+    scale = parse_config(web(vm={}, scale=given)).service["web"].scale
+    grow, shrink = GrowLimitConfig(), ShrinkLimitConfig()
+    assert scale.grow_limit == grow.model_copy(update={"percent": 50})
+    assert scale.shrink_limit == shrink.model_copy(update={"period": 60})
+    assert shrink.replicas < grow.replicas, "one too many costs less than one too few"
 
 
 def test_every_fault_is_told_at_once() -> None:

@@ -10,6 +10,7 @@ from lb.config import Config, parse_config
 from lb.config_changes import Changes, changes
 
 A, B = "127.0.0.1:1", "127.0.0.1:2"
+MORNING = {"start": "0 8 * * *", "end": "0 9 * * *", "replicas": 2}
 
 
 def told(old: dict[str, Any], new: dict[str, Any], *, hosts_open: bool = True) -> Changes:
@@ -43,6 +44,28 @@ def web(**table: Any) -> dict[str, Any]:
             ],
         ),
         (web(vm={}, scale={"max": 9}), web(vm={}), ["service.web.scale.max: 9 → 4"]),
+        (
+            web(vm={}, scale={"grow_limit": {"replicas": 2}, "burst": None, "latency_p99": 0.5}),
+            web(vm={}, scale={"grow_limit": {"replicas": 4}, "shrink_limit": {"period": "1m"}}),
+            [
+                "service.web.scale.grow_limit.replicas: 2 → 4",
+                "service.web.scale.shrink_limit.period: 15.0 → 60.0",
+                "service.web.scale.latency_p99: 0.5 → none",
+            ],
+        ),
+        (
+            web(vm={}, scale={"step": [{"cpu_above": 0.8, "add": 1}]}),
+            web(vm={}, scale={"step": [{"cpu_above": 0.9, "add": 1}], "schedule": [MORNING]}),
+            [
+                "service.web.scale.step.0.cpu_above: 0.8 → 0.9",
+                "service.web.scale.schedule: 0 before, 1 now",
+            ],
+        ),
+        (
+            web(vm={}, scale={"step": [{"cpu_above": 0.8, "add": 1}]}),
+            web(vm={}),
+            ["service.web.scale.step: 1 before, 0 now"],
+        ),
         (web(), web(vm={}, scale={"max": 2}), ["service.web: it gets VMs"]),
         (
             web(vm={}, scale={"max": 2}),

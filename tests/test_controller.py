@@ -23,7 +23,10 @@ from hypothesis.stateful import (
 
 from autoscale.controller import LoopClock
 from autoscale.domain_xml import Identity
-from autoscale.model import EventKind, Reason
+from autoscale.forecast import Forecast
+from autoscale.host import HypervisorError
+from autoscale.model import COLD_START_S, EventKind, Path, Reason, Way
+from autoscale.rules import Mode, Override, Rules
 from tests.fakes import OURS, FakeClock, Fault
 from tests.world import World, rules, shape
 
@@ -42,7 +45,8 @@ async def test_low_high_low_one_replica_two_and_one_again() -> None:
     world = await serving(1)
     world.demand = 0.3
     await world.run(30)
-    assert world.decision.sentence == "stay at 1: CPU 0.30 of target 0.60 on 1"
+    sentence = world.decision.sentence
+    assert sentence == "stay at 1: CPU 0.30 of target 0.60 over 1 s on 1 replica asks for 1"
 
     world.demand = 0.9
     took = await world.until(lambda: world.fleet.counts().booting == 1)
@@ -50,7 +54,8 @@ async def test_low_high_low_one_replica_two_and_one_again() -> None:
     assert world.reasons("scale.up") == [Reason.CPU_OVERLOAD]
     await world.until(lambda: world.fleet.counts().ready == 2)
     await world.run(5)
-    assert world.decision.sentence == "stay at 2: CPU 0.45 of target 0.60 on 2"
+    sentence = world.decision.sentence
+    assert sentence == "stay at 2: CPU 0.45 of target 0.60 over 1 s on 2 replicas asks for 2"
     await world.run(300)
     assert world.fleet.counts().existing == 2
 
@@ -105,10 +110,10 @@ async def test_a_lost_sample_is_forgiven() -> None:
     await world.run(4)
     world.host.unreachable = True
     await world.run(1)
-    assert world.decision.reason is Reason.STEADY
+    assert world.decision.reason is Reason.NOT_SUSTAINED
     world.host.unreachable = False
     await world.run(1)
-    assert world.decision.reason is Reason.STEADY
+    assert world.decision.reason is Reason.NOT_SUSTAINED
     took = await world.until(lambda: world.fleet.counts().booting == 1)
     assert took <= 3
 
@@ -169,6 +174,233 @@ async def test_a_reloaded_maximum_takes_effect_with_the_next_tick() -> None:
     assert world.decision.reason is Reason.ABOVE_MAX
     await world.until(lambda: world.fleet.counts().existing == 1)
     assert len(world.host.ours()) == 1
+
+
+# --- what the planner is given, and what is made of its answer
+
+
+async def test_what_clients_ask_for_reaches_the_planner() -> None:
+    world = await serving(2, wanted=rules(low=2))
+    world.arrivals, world.queued, world.latency_p99_s = 20.0, 3, 0.4
+    await world.run(4)
+    with world.pool.lease():
+        await world.run(1)
+    signals = world.controller.signals
+    assert (signals.in_flight, signals.queued, signals.waiting_s) == (1, 3, 4.0)
+    assert signals.arrivals_per_s == 20.0
+    assert dict(signals.served_per_s) == dict.fromkeys(world.fleet.ready_names(), 10.0)
+    assert signals.latency_p99_s == 0.4
+    assert set(signals.host_of) == set(signals.serving) == set(signals.cpu)
+    assert (set(signals.host_of.values()), tuple(signals.hosts)) == ({"local"}, ("local",))
+    assert signals.wall_s == 1.7e9 + world.clock.now()
+
+
+async def test_a_host_that_does_not_answer_is_none_where_a_replica_could_start() -> None:
+    world = await serving(2, wanted=rules(low=2), hosts=("a", "b"))
+    world.hosts["a"].unreachable = True
+    await world.run(1)
+    assert tuple(world.controller.signals.hosts) == ("b",)
+
+
+async def test_the_journal_is_told_what_was_wanted_and_how_it_comes() -> None:
+    world = await serving(1, wanted=rules(high=2))
+    world.demand = 9.0
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    (up,) = [note for note in world.notes if note.kind == "scale.up"]
+    assert up.message == next(d.sentence for d in world.decisions if d.desired > d.current)
+    assert up.message.startswith("1 → 2: CPU 1.00 of target 0.60 over ")
+    assert up.message.endswith("cold boot serves in 10 s")
+    assert up.data == {"from": 1, "to": 2, "wanted": 2, "path": "cold"}
+
+
+async def test_what_a_boot_took_is_what_the_next_is_expected_to_take() -> None:
+    world = World(rules(low=2))
+    for host in world.hosts.values():
+        host.boot_s = 4.0
+    assert world.fleet.counts().ways == (Way(Path.COLD, COLD_START_S),)
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    assert world.fleet.counts().ways == (Way(Path.COLD, 4.0),)
+    ready = [note for note in world.notes if note.kind == "vm.ready"]
+    assert [note.data["path"] for note in ready] == ["cold", "cold"]
+
+
+@pytest.mark.parametrize("when", ["before the first tick", "later"])
+async def test_what_an_earlier_process_learned_is_gone_on_from(when: str) -> None:
+    world = World()
+    before, learned = world.controller.forecast, Forecast.start(86400.0)
+    assert before is None
+    if when == "later":
+        await world.run(5)
+    world.controller.remember(learned)
+    assert world.controller.forecast is learned
+    await world.run(1)
+    assert world.controller.forecast is not None
+    assert world.controller.forecast.season_s == 86400.0
+
+
+async def test_a_retirement_that_is_taken_back_forgets_no_forecast() -> None:
+    world = await serving(1)
+    learned = world.controller.forecast
+    assert learned is not None
+    world.controller.retire(Reason.OPERATOR)
+    await world.run(1)
+    world.controller.keep()
+    assert world.controller.forecast is learned
+
+
+@pytest.mark.parametrize("how", ["started again", "moved to another host"])
+async def test_the_first_difference_after_a_new_run_is_no_data(how: str) -> None:
+    """Its counters may say anything: here they have gone on by an hour of CPU."""
+    world = await serving(1)
+    world.demand = 0.3
+    await world.run(5)
+    (domain,) = world.host.ours()
+    domain.run += 1
+    domain.cpu_s += 3600.0 if how == "moved to another host" else -domain.cpu_s
+    await world.run(1)
+    assert world.fleet.statuses()[0].signal is None
+    assert world.decision.reason is Reason.NO_DATA
+    await world.run(1)
+    signal = world.fleet.statuses()[0].signal
+    assert signal is not None
+    assert signal.utilisation == pytest.approx(0.3)
+    assert world.reasons("scale.up") == []
+
+
+async def test_a_new_replica_goes_where_cores_are_to_spare() -> None:
+    """Host a has fewer of ours, but those wait for a core half of the time."""
+    world = await serving(3, wanted=rules(low=3), hosts=("a", "b"))
+    first, second = (len(host.ours()) for host in world.hosts.values())
+    assert (first, second) == (2, 1)
+    for domain in world.hosts["b"].ours():
+        domain.delay = 0.5
+    await world.run(2)
+    world.controller.rules = rules(low=4)
+    await world.until(lambda: world.fleet.counts().ready == 4)
+    assert [len(host.ours()) for host in world.hosts.values()] == [3, 1]
+
+
+# --- to zero, and back
+
+
+async def zero(**settings: Any) -> World:
+    """One served, and nobody asks for anything any more."""
+    world = World(rules(0, 3, idle_after_s=30.0), **settings)
+    world.queued = 1
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    world.queued = 0
+    await world.until(lambda: not world.fleet.counts().existing, at_most_s=60)
+    return world
+
+
+async def test_from_zero_to_one_and_back_when_nobody_asks() -> None:
+    world = World(rules(0, 3, idle_after_s=30.0))
+    await world.run(60)
+    assert world.host.asked("create") == []
+    assert world.decision.desired == 0
+    world.queued = 1
+    await world.run(1)
+    assert world.fleet.counts().booting == 1, "whoever waits has waited long enough"
+    assert world.reasons("vm.launch") == [Reason.FROM_ZERO]
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    assert len(world.host.asked("create")) == 1, "a queue of a slow boot starts no second one"
+    world.queued, world.arrivals, world.demand = 0, 5.0, 0.2
+    await world.run(120)
+    assert world.fleet.counts().ready == 1
+    world.arrivals, world.demand = 0.0, 0.0
+    took = await world.until(lambda: not world.fleet.counts().existing)
+    assert 30 <= took <= 40
+    assert world.reasons("scale.down") == [Reason.IDLE]
+    assert world.reasons("scale.up") == [Reason.FROM_ZERO]
+    assert world.host.ours() == []
+    assert repr(world.fleet) == "<VmFleet web: 0 ready, 0 booting, 0 leaving>"
+
+
+async def test_at_zero_nothing_is_replaced_and_nothing_is_missed() -> None:
+    world = await zero()
+    await world.run(300)
+    assert len(world.host.asked("create")) == 1
+    assert world.decision.desired == 0
+    await world.restart()
+    await world.run(60)
+    assert (world.decision.desired, len(world.host.asked("create"))) == (0, 1)
+    world.queued = 2
+    await world.until(lambda: world.fleet.counts().ready == 1, at_most_s=20)
+
+
+async def test_one_that_dies_on_its_way_to_zero_is_not_replaced() -> None:
+    world = World(rules(0, 3, idle_after_s=30.0))
+    world.queued = 1
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    world.queued = 0
+    lease = world.pool.lease()
+    world.controller.rules = rules(0, 3, override=Override(Mode.FIXED, 0))
+    await world.run(2)
+    (leaving,) = world.told(DRAIN)
+    world.host.crash(leaving)
+    await world.run(30)
+    lease.release()
+    assert world.host.ours() == []
+    assert len(world.host.asked("create")) == 1
+
+
+async def test_one_that_dies_when_nobody_wants_it_any_more_is_not_replaced() -> None:
+    """It dies in the second in which it is decided that none is needed."""
+    world = World(rules(0, 3, idle_after_s=30.0))
+    world.queued = 1
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    world.queued = 0
+    world.controller.rules = rules(0, 3, override=Override(Mode.FIXED, 0))
+    world.host.crash(world.fleet.ready_names()[0])
+    await world.run(5)
+    assert (world.host.ours(), world.fleet.counts().existing) == ([], 0)
+    world.controller.rules = rules(0, 3)
+    world.queued = 1
+    await world.run(2)
+    assert world.reasons("vm.launch") == [Reason.FROM_ZERO, Reason.FROM_ZERO]
+
+
+async def test_a_first_boot_that_fails_is_tried_again_for_whoever_waits() -> None:
+    world = World(rules(0, 3, idle_after_s=30.0))
+    world.host.next_create(Fault.REFUSED)
+    world.queued = 1
+    await world.until(lambda: world.fleet.counts().ready == 1, at_most_s=20)
+    assert world.reasons("vm.launch") == [Reason.FROM_ZERO, Reason.FROM_ZERO]
+
+
+# --- what an operator wants
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.OBSERVE])
+async def test_a_fleet_that_keeps_its_size_replaces_who_dies_all_the_same(mode: Mode) -> None:
+    """Healing is not scaling."""
+    world = await serving(2, wanted=rules(low=2))
+    world.controller.rules = rules(mode=mode)
+    world.demand = 9.0
+    await world.run(60)
+    assert world.fleet.counts().existing == 2
+    dead = world.fleet.ready_names()[0]
+    world.host.crash(dead)
+    await world.run(1)
+    await world.until(lambda: world.fleet.counts().ready == 2, at_most_s=30)
+    assert dead not in world.fleet.ready_names()
+    assert world.reasons("vm.launch")[2:] == [Reason.REPLACED]
+    assert world.reasons("scale.up") == []
+    world.demand = 0.0
+    await world.run(120)
+    assert world.fleet.counts().ready == 2
+
+
+async def test_an_override_counts_until_its_time_is_over() -> None:
+    world = await serving(1)
+    until = 1.7e9 + world.clock.now() + 120
+    world.controller.rules = rules(override=Override(Mode.FIXED, 3, until))
+    await world.until(lambda: world.fleet.counts().ready == 3, at_most_s=30)
+    assert world.reasons("scale.up") == [Reason.OVERRIDE]
+    await world.run(60)
+    assert world.fleet.counts().ready == 3
+    await world.until(lambda: world.fleet.counts().existing == 1, at_most_s=240)
+    assert 1.7e9 + world.clock.now() > until
 
 
 # --- running by itself
@@ -258,8 +490,13 @@ async def test_the_fake_clock_does_the_same_in_its_own_time() -> None:
 MAX = 3
 
 
+def wanted(low: int, **changes: Any) -> Rules:
+    return rules(low, MAX, burst=1.5, idle_after_s=60.0, **changes)
+
+
 class AnyStory(RuleBasedStateMachine):
-    """Random load, time, crashes, refusals, hanging and lost calls, unreachable hosts, restarts.
+    """Random load, time, crashes, refusals, hanging and lost calls, unreachable hosts, restarts,
+    queues, wishes of an operator.
 
     After every step: our domains that exist ≤ max, nobody else's was touched, and the pool was told
     of each replica at most one JOIN and one LEAVE by one process. At the end the faults stop, and
@@ -268,12 +505,12 @@ class AnyStory(RuleBasedStateMachine):
 
     @initialize(
         hosts=st.integers(1, 2),
-        low=st.integers(1, MAX),
+        low=st.integers(0, MAX),
         faults=st.lists(st.sampled_from(list(Fault)), max_size=3),
     )
     def begin(self, hosts: int, low: int, faults: list[Fault]) -> None:
         self.runner = asyncio.Runner()
-        self.world = World(rules(low, MAX), hosts=("a", "b")[:hosts])
+        self.world = World(wanted(low), hosts=("a", "b")[:hosts], vm=shape(cpu_limit=0.5))
         for number, host in enumerate(self.world.hosts.values()):
             host.add_foreign(f"database-{number}")
             host.add_foreign(
@@ -301,6 +538,38 @@ class AnyStory(RuleBasedStateMachine):
     def load_changes(self, cores: float) -> None:
         self.world.demand = cores
         self.go(8)
+
+    @rule(queued=st.sampled_from([0, 1, 40]), arrivals=st.sampled_from([0.0, 5.0, 80.0]))
+    def clients_come_and_go(self, queued: int, arrivals: float) -> None:
+        self.world.queued, self.world.arrivals = queued, arrivals
+        self.go(3)
+
+    @rule(delay=st.sampled_from([0.0, 0.2, 0.9]), host=st.integers(0, 1))
+    def a_host_has_no_core_to_spare(self, delay: float, host: int) -> None:
+        hosts = list(self.world.hosts.values())
+        for domain in hosts[host % len(hosts)].ours():
+            domain.delay = delay
+        self.go(2)
+
+    @rule(host=st.integers(0, 1), held=st.booleans())
+    def limits_go_wrong(self, host: int, held: bool) -> None:
+        hosts = list(self.world.hosts.values())
+        if held:
+            hosts[host % len(hosts)].hold_limits()
+        else:
+            hosts[host % len(hosts)].limit_fault = HypervisorError("no answer from libvirt")
+        self.go(2)
+
+    @rule(
+        mode=st.sampled_from(list(Mode)),
+        to=st.integers(0, MAX),
+        for_s=st.none() | st.integers(1, 60),
+    )
+    def an_operator_wishes(self, mode: Mode, to: int, for_s: int | None) -> None:
+        until = None if for_s is None else 1.7e9 + self.world.clock.now() + for_s
+        override = Override(mode, to if mode is Mode.FIXED else None, until)
+        self.world.controller.rules = wanted(self.world.rules.min, override=override)
+        self.go(2)
 
     @rule(fault=st.sampled_from(list(Fault)), times=st.integers(1, 3), host=st.integers(0, 1))
     def creations_go_wrong(self, fault: Fault, times: int, host: int) -> None:
@@ -354,7 +623,7 @@ class AnyStory(RuleBasedStateMachine):
     @precondition(lambda self: self.world.domains())
     @rule(
         which=st.integers(0, 9),
-        how=st.sampled_from(["deaf", "undead", "no counters", "sick"]),
+        how=st.sampled_from(["deaf", "undead", "no counters", "sick", "another run"]),
         seconds=st.integers(1, 40),
     )
     def a_machine_turns_odd(self, which: int, how: str, seconds: int) -> None:
@@ -363,13 +632,15 @@ class AnyStory(RuleBasedStateMachine):
         domain.ignores_power_button |= how == "deaf"
         domain.will_not_die |= how == "undead"
         domain.has_counters ^= how == "no counters"
+        if how == "another run":
+            domain.run, domain.cpu_s = domain.run + 1, 0.0
         if how == "sick":
             self.world.unprobed ^= {domain.name}
         self.go(seconds)
 
-    @rule(low=st.integers(1, MAX))
+    @rule(low=st.integers(0, MAX))
     def the_minimum_is_reloaded(self, low: int) -> None:
-        self.world.rules = self.world.controller.rules = rules(low, MAX)
+        self.world.rules = self.world.controller.rules = wanted(low)
         self.go(3)
 
     @rule()
@@ -429,15 +700,19 @@ class AnyStory(RuleBasedStateMachine):
         for domain in world.domains():
             domain.has_counters = True
         world.unprobed = set()
-        world.demand = 0.0
-        # the longest way: a breaker (300 s), a boot that hangs, two steps down of 60 s each
-        self.go(1000, 1.0)
+        world.demand = world.arrivals = 0.0
+        world.queued = 0
+        world.controller.rules = world.rules
+        # the longest way: a breaker (60 s), a boot (10 s), a minute of low load, steps down 15 s
+        # apart, a minute without a request, and twice that for what was not thought of here
+        self.go(500, 1.0)
         self.ours_that_exist_are_never_more_than_max()
         self.nobody_elses_machine_is_touched()
         counts = world.fleet.counts()
         assert counts.ready == counts.existing == len(world.domains()) == world.rules.min
         assert world.decision.desired == world.rules.min
         assert {b.name for b in world.pool.available} == {d.name for d in world.domains()}
+        assert {d.limit_cores for d in world.domains()} <= {0.5}
         assert not world.tasks.running
 
 

@@ -101,7 +101,7 @@ def test_the_page_tells_the_verdict_and_every_check(good: tuple[Page, Path]) -> 
         assert f"✓ {check.what}: {check.saw}" in page.text.replace("✓", "✓ ").replace("  ", " ")
     assert "✗" not in page.text
     assert "serves 20.0 requests a second" in page.text
-    assert "served 11.0 s after the decision" in page.text
+    assert "was wanted 6.0 s after the load rose, and served 11.0 s later." in page.text
 
 
 def test_the_table_compares_the_acts(good: tuple[Page, Path]) -> None:

@@ -8,7 +8,17 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from lb.demo_story import ACTS, CpuViews, Moment, Story, VmPoint, activation_s, cpu_views, verdict
+from lb.demo_story import (
+    ACTS,
+    CpuViews,
+    Moment,
+    Story,
+    VmPoint,
+    activation_s,
+    cpu_views,
+    noticed_s,
+    verdict,
+)
 from loadtest.result import Counts
 from loadtest.stats import Distribution
 from tests import stories
@@ -30,6 +40,24 @@ def test_a_good_story_passes_every_check() -> None:
     assert [check.ok for check in checks] == [True] * 6
     assert all(check.what and check.saw for check in checks)
     assert saw(stories.story(), "p99") == "8.00 s → 0.40 s (0.05)"
+
+
+@pytest.mark.parametrize("reason", ["cpu_overload", "queue", "concurrency"])
+def test_whichever_part_asked_for_most_an_overload_is_one(reason: str) -> None:
+    """Queue, running requests and CPU all see it: chance decides which asks for most."""
+    assert failed(with_reason("scale.up", reason)) == []
+
+
+@pytest.mark.parametrize("reason", ["cpu_low", "load_low"])
+def test_whichever_part_kept_most_little_load_is_little(reason: str) -> None:
+    assert failed(with_reason("scale.down", reason)) == []
+
+
+def with_reason(kind: str, reason: str) -> Story:
+    moments = stories.moments()
+    return stories.story(
+        moments=[replace(m, reason=reason) if m.kind == kind else m for m in moments]
+    )
 
 
 # ── each check on its own ─────────────────────────────────────────────────────────────────────────
@@ -94,6 +122,19 @@ def ended_with_one_booting(story: Story) -> None:
     story.points.append(replace(story.points[-1], booting=1))
 
 
+def shrank_for_another_reason(story: Story) -> None:
+    story.moments = with_reason("scale.down", "override").moments
+
+
+def shrank_twice(story: Story) -> None:
+    (shrank,) = [m for m in story.moments if m.kind == "scale.down"]
+    story.moments.append(replace(shrank, t=70.0))
+
+
+def nobody_was_let_go(story: Story) -> None:
+    story.moments = [m for m in story.moments if m.kind != "scale.down"]
+
+
 def lose(counts: Counts) -> Lack:
     def lack(story: Story) -> None:
         story.result = stories.result(counts=counts)
@@ -121,6 +162,9 @@ END, LOW, GREW, P99, BACK, LOST = range(6)
         (p99_of_nothing, P99),
         (never_shrank, BACK),
         (ended_with_one_booting, BACK),
+        (shrank_for_another_reason, BACK),
+        (shrank_twice, BACK),
+        (nobody_was_let_go, BACK),
         (lose(Counts(100, 100, 99, 0, 1, 0, 0)), LOST),
         (lose(Counts(100, 100, 99, 0, 0, 1, 0)), LOST),
         (lose(Counts(100, 100, 99, 0, 0, 0, 1)), LOST),
@@ -147,6 +191,20 @@ def test_what_was_seen_is_told() -> None:
     grew_twice(twice)
     assert saw(twice, "overload").startswith("2 times")
     assert saw(stories.story(moments=[]), "overload") == "nothing was started"
+    alone = stories.story()
+    the_second_never_served(alone)
+    assert saw(alone, "overload").endswith("on 1; then 1 served at the most")
+    assert saw(stories.story(), "back") == "2 → 1: 1 would be at 0.55 of 0.80"
+    assert saw(stories.story(moments=[]), "back") == "not for that reason"
+    back_twice = stories.story()
+    shrank_twice(back_twice)
+    assert saw(back_twice, "back").startswith("2 times")
+    still_two = stories.story()
+    never_shrank(still_two)
+    assert saw(still_two, "back") == "2 at the end"
+    booting = stories.story()
+    ended_with_one_booting(booting)
+    assert saw(booting, "back") == "1 and 1 booting at the end"
     lossy = stories.result(
         counts=Counts(100, 100, 95, 3, 3, 2, 0), errors={"http_503": 2, "refused": 1}
     )
@@ -239,6 +297,14 @@ def test_activation_counts_from_the_decision_to_the_first_that_serves_after_it()
     assert activation_s(stories.moments()) == pytest.approx(11.0)
     later = Moment(90.0, "vm.ready", "web-9", "steady", "")
     assert activation_s([later, *stories.moments()]) == pytest.approx(11.0)
+
+
+def test_noticing_counts_from_the_rise_of_the_load_to_the_decision() -> None:
+    assert noticed_s(stories.story()) == pytest.approx(6.0)
+    assert noticed_s(stories.story(starts={"low": 0.0})) is None
+    assert noticed_s(stories.story(moments=[])) is None
+    early = [replace(m, t=3.0) if m.kind == "scale.up" else m for m in stories.moments()]
+    assert noticed_s(stories.story(moments=early)) is None
 
 
 @pytest.mark.parametrize("missing", ["scale.up", "vm.ready"])

@@ -176,8 +176,8 @@ def real_bounds(field: FieldInfo) -> Bounds | None:
 
 
 def said_bounds(cell: str) -> Bounds | None:
-    """`1` to `9`; above `0`, up to `1`; above `0`, below `1`."""
-    said = re.fullmatch(r"(above )?`([^`]+)`(?: to |, (up to|below) )`([^`]+)`", cell)
+    """`1` to `9`; `0` to below `1`; above `0`, up to `1`; above `0`, below `1`."""
+    said = re.fullmatch(r"(above )?`([^`]+)`(?: to |, up to |(?: to|,) (below) )`([^`]+)`", cell)
     if said is None:
         return None
     return Bounds(_number(said[2]), bool(said[1]), _number(said[4]), said[3] == "below")
@@ -218,8 +218,10 @@ def test_every_key_is_documented_with_its_real_default_and_bounds(
     for key, field in keys(model).items():
         _, default, allowed, meaning = page[key]
         assert len(meaning) > 20, f"{key}: what is it?"
-        assert field.default is not PydanticUndefined
-        assert read_by(model, key, said_default(default)) == field.default, key
+        if field.default is PydanticUndefined:
+            assert codes(default) == ["required"], key
+        else:
+            assert read_by(model, key, said_default(default)) == field.default, key
         if choices := get_args(field.annotation):
             if all(isinstance(choice, str) for choice in choices):
                 assert codes(allowed) == list(choices), key
@@ -233,6 +235,7 @@ def test_bounds_are_read_as_they_are_written() -> None:
     assert said_bounds("`1` to `9`") == (1, False, 9, False)
     assert said_bounds("above `0`, up to `1`") == (0, True, 1, False)
     assert said_bounds("above `0`, below `1`") == (0, True, 1, True)
+    assert said_bounds("`0` to below `1`") == (0, False, 1, True)
     assert said_bounds("`50ms` to `1m`") == (0.05, False, 60, False)
     assert said_bounds("`128B` to `1MiB`") == (128, False, 1024**2, False)
     assert said_bounds("any number") is None

@@ -10,7 +10,7 @@ import pytest
 
 from autoscale.domain_xml import Identity
 from autoscale.host import ImageUnavailable, PowerState
-from autoscale.model import EventKind, Reason, VmState
+from autoscale.model import EventKind, Path, Reason, VmState
 from autoscale.vm import BootFiles
 from lb.config_service import OutlierConfig
 from tests.fakes import NEVER, OURS, Fault
@@ -42,7 +42,7 @@ async def test_from_nothing_to_one_that_serves() -> None:
     await world.run(10)
     assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
     assert world.said() == [("vm.launch", Reason.BELOW_MIN), ("vm.ready", Reason.BELOW_MIN)]
-    assert world.boots == [10.0]
+    assert world.boots == [(Path.COLD, 10.0)]
 
 
 async def test_a_replica_joins_before_it_is_ready_and_serves_only_once_it_answers() -> None:
@@ -365,7 +365,7 @@ async def test_a_successor_takes_over_what_its_predecessor_left() -> None:
     assert set(world.fleet.ready_names()) == names
     assert len(world.host.asked("create")) == 2, "nothing new was started"
     assert {event.reason for event in world.events} == {Reason.ADOPTED}
-    assert world.boots == [10.0, 10.0], "an adoption is no boot"
+    assert world.boots == [(Path.COLD, 10.0)] * 2, "an adoption is no boot"
 
 
 async def test_a_successor_does_not_bring_back_who_was_leaving() -> None:

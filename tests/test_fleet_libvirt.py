@@ -15,7 +15,7 @@ from autoscale.controller import Controller
 from autoscale.domain_xml import Identity
 from autoscale.fleet import VmFleet
 from autoscale.hypervisor import LibvirtHypervisor
-from autoscale.model import Happening, PoolLoad, Reason, ScaleEvent
+from autoscale.model import Demand, Happening, PoolLoad, Reason, ScaleEvent
 from lb.balance import policy_named
 from lb.config import HealthConfig
 from lb.pool import Pool, Report
@@ -64,6 +64,8 @@ class Process:
             rules(low=2, high=3),
             interval_s=1.0,
             clock=clock,
+            wall_clock=lambda: 1.7e9,
+            demand=lambda: Demand(at=clock.now()),
             note=self.notes.append,
         )
 

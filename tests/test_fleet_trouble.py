@@ -40,7 +40,7 @@ async def test_the_healthy_one_is_not_retired_for_the_hung_one() -> None:
     world.unprobed.add(hung)
     await world.run(120)
     assert counted(world) == (2, 1)
-    assert world.decision.reason is Reason.HOLD
+    assert world.decision.reason is Reason.UNAVAILABLE
     assert world.told(EventKind.DRAIN) == []
     await world.until(lambda: world.fleet.get(hung) is None)
     await world.until(lambda: world.fleet.counts().existing == 1)
@@ -116,7 +116,7 @@ async def test_a_third_that_never_starts_does_not_hold_the_other_two_for_ever() 
     assert tries <= 2 + 7
     world.demand = 0.1
     took = await world.until(lambda: world.fleet.counts().existing == 1)
-    assert 120 <= took <= 200, "two steps down, each its own minute"
+    assert 75 <= took <= 120, "a minute of low load, and one of them leaves every 15 s"
     assert world.reasons("scale.down") == [Reason.CPU_LOW, Reason.CPU_LOW]
     tries = len(world.host.asked("create"))
     await world.run(300)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from autoscale.host import (
     PowerState,
 )
 from autoscale.hypervisor import THREADS, LibvirtHypervisor
+from autoscale.model import Sample
+from autoscale.signals import signal_between
 from autoscale.threads import DaemonThreads
 
 NODE = """<node><cpu><mhz>2000</mhz><model>x86_64</model><active>4</active><nodes>1</nodes>
@@ -423,6 +426,88 @@ async def test_a_limit_set_during_a_listing_is_not_forgotten(host: LibvirtHyperv
     known = host._known.get(spec().uuid)
     assert known is not None
     assert known.limit_cores == 0.4
+
+
+# --- counters
+
+
+class Counting:
+    """A connection whose domains have counters, and whose listing takes as long as it is told."""
+
+    def __init__(self, conn: Any, cpu_ns: int = 0, took: Callable[[], None] = lambda: None) -> None:
+        self._conn = conn
+        self.cpu_ns = cpu_ns
+        self._took = took
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    def getAllDomainStats(self, *arguments: Any) -> Any:  # noqa: N802 - libvirt's name
+        self._took()
+        used = {"cpu.time": self.cpu_ns, "vcpu.current": 1, "vcpu.0.time": self.cpu_ns}
+        return [(d, {**stats, **used}) for d, stats in self._conn.getAllDomainStats(*arguments)]
+
+
+async def sample_of(host: LibvirtHypervisor) -> Sample | None:
+    (domain,) = await host.observe()
+    return domain.sample
+
+
+async def test_a_machine_that_is_started_again_counts_for_another_run(
+    host: LibvirtHypervisor,
+) -> None:
+    """The same name and UUID, and by chance as much CPU as before: no difference of the two."""
+    counting = host._conn = Counting(host._conn, 5_000_000_000)
+    await host.create(spec())
+    first, same = await sample_of(host), await sample_of(host)
+    await host.destroy("web-000001")
+    await host.create(spec())
+    counting.cpu_ns += 1_000_000
+    again = await sample_of(host)
+    assert first is not None
+    assert same is not None
+    assert again is not None
+    assert first.run == same.run != again.run
+    assert signal_between(first, replace(again, at=first.at + 1), 1.0) is None
+    assert signal_between(first, replace(again, at=first.at + 1, run=first.run), 1.0) is not None
+
+
+async def test_a_machine_that_moved_counts_for_another_run(tmp_path: Path) -> None:
+    """Both hosts may give it the same number."""
+    runs = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        host = make(folder)
+        host._name = name
+        await host.open()
+        host._conn = Counting(host._conn)
+        await host.create(spec())
+        sample = await sample_of(host)
+        assert sample is not None
+        runs.append(sample.run)
+        await host.close()
+    assert runs[0] != runs[1]
+
+
+@pytest.mark.parametrize(("took_s", "known"), [(0.01, True), (0.9, False)])
+async def test_a_slow_listing_brings_machines_and_no_samples(
+    tmp_path: Path, took_s: float, known: bool
+) -> None:
+    now = [100.0]
+
+    def took() -> None:
+        now[0] += took_s
+
+    host = make(tmp_path)
+    host._clock = lambda: now[0]
+    await host.open()
+    await host.create(spec())
+    host._conn = Counting(host._conn, 10, took)
+    (domain,) = await host.observe()
+    assert (domain.sample is not None) == known
+    assert domain.power is PowerState.RUNNING
+    await host.close()
 
 
 # --- reconnecting

@@ -19,7 +19,8 @@ from lb.metrics import (
 )
 from lb.pool import Pool, Report
 
-# CONTRACT, "Metrics"; counters appear without _total in the parsed families.
+# CONTRACT, "Metrics", and what stands beside it; counters appear without _total in the parsed
+# families.
 PROMISED = {
     *(
         f"lb_{name}"
@@ -34,6 +35,7 @@ PROMISED = {
         f"autoscaler_{name}"
         for name in (
             "signal_ratio", "decisions", "last_scale_timestamp_seconds", "vm_activation_seconds",
+            "part_replicas", "mode", "forecast_replicas", "forecast_error_ratio",
         )
     ),
     "vm_cpu_ratio", "vm_cpu_seconds", "vm_memory_bytes",
@@ -129,7 +131,11 @@ def test_the_autoscalers_rows_become_metrics() -> None:
     cold.observe(9.5)
     rows = AutoscalerRows(
         replicas=(ReplicaRow("web", desired=2, ready=1, booting=1, standby=0, min=1, max=4),),
-        signals={"cpu": 0.9},
+        parts={("web", "cpu_overload"): 2, ("web", "queue"): 3},
+        modes={("web", "auto"): True, ("web", "hold"): False},
+        forecasts={"web": 3},
+        forecast_errors={"web": 0.04},
+        signals={("web", "cpu"): 0.9, ("api", "cpu"): 0.2},
         decisions={("up", "cpu_overload"): 3},
         last_scale_unix_s={"up": 1_700_000_000.0},
         activations={"cold": cold.row()},
@@ -138,6 +144,20 @@ def test_the_autoscalers_rows_become_metrics() -> None:
     metrics.autoscaler(lambda: rows)
     seen = scrape(metrics)
     assert seen["autoscaler_desired_replicas"][(("service", "web"),)] == 2
+    assert seen["autoscaler_part_replicas"] == {
+        (("part", "cpu_overload"), ("service", "web")): 2,
+        (("part", "queue"), ("service", "web")): 3,
+    }
+    assert seen["autoscaler_mode"] == {
+        (("mode", "auto"), ("service", "web")): 1,
+        (("mode", "hold"), ("service", "web")): 0,
+    }
+    assert seen["autoscaler_forecast_replicas"] == {(("service", "web"),): 3}
+    assert seen["autoscaler_forecast_error_ratio"] == {(("service", "web"),): 0.04}
+    assert seen["autoscaler_signal_ratio"] == {
+        (("service", "web"), ("signal", "cpu")): 0.9,
+        (("service", "api"), ("signal", "cpu")): 0.2,
+    }
     assert seen["autoscaler_decisions_total"][("direction", "up"), ("reason", "cpu_overload")] == 3
     assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "10.0"), ("path", "cold")] == 1
     assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "7.5"), ("path", "cold")] == 0

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from autoscale.decision import Decision, Guard, Part
 from autoscale.host import HostInfo
-from autoscale.model import (
-    Decision,
-    Reason,
-    Sample,
-    Signal,
-    VmState,
-    VmStatus,
-)
+from autoscale.model import Reason, Sample, Signal, VmState, VmStatus
+from autoscale.rules import Mode, Override
+from lb.decisions import DecisionLog
 from lb.metrics import Histogram
-from lb.rows import DecisionLog, autoscaler_rows, host_row, scale_row, vm_row
+from lb.rows import autoscaler_rows, host_row, scale_row, signal_ratios, vm_row
 from tests.world import World, rules, shape
 
 INFO = HostInfo(
@@ -23,7 +21,7 @@ INFO = HostInfo(
 
 
 def decision(current: int, desired: int, reason: Reason) -> Decision:
-    return Decision("web", 100.0, current, desired, reason, f"{current} → {desired}")
+    return Decision("web", 100.0, current, desired, reason)
 
 
 def status(sample: Sample | None = None, signal: Signal | None = None) -> VmStatus:
@@ -31,6 +29,26 @@ def status(sample: Sample | None = None, signal: Signal | None = None) -> VmStat
         "web-1", "web", "local", VmState.READY, "running", "127.0.0.1:40001", 12.34567,
         "0123456789abcdef", 0.4, sample, signal,
     )  # fmt: skip
+
+
+PARTS = (
+    Part(
+        Reason.CPU_OVERLOAD,
+        2,
+        2,
+        {"utilisation": 0.66, "target": 0.6, "over_s": 3.0, "replicas": "2 replicas"},
+    ),
+    Part(Reason.CONCURRENCY, 3, 3, {"in_flight": 108.0, "target": 45.0, "over_s": 60.0}),
+    Part(Reason.QUEUE, 4, 2, {"queued": 7, "drain_s": 2.0, "drains": "drains in 2.0 s"}),
+    Part(Reason.LATENCY, 2, 2, {"p99_s": 0.3, "target_s": 0.2}),
+    Part(Reason.FORECAST, 0, 0, {"demand": 1.7, "would": 3, "lead_s": 9.0, "error": 0.25}),
+)
+"""What the parts of the planner tell of themselves, as they do it."""
+
+
+def busy(vm: str, state: VmState, utilisation: float, delay: float | None) -> VmStatus:
+    signal = Signal(vm, 100.0, utilisation, utilisation, utilisation, delay)
+    return replace(status(None, signal), name=vm, state=state)
 
 
 def test_decisions_are_counted_and_the_last_of_each_direction_dated() -> None:
@@ -67,6 +85,33 @@ async def test_a_services_size_and_why() -> None:
     assert (row.desired, row.ready, row.booting, row.min, row.max) == (2, 2, 0, 2, 3)
     assert row.sentence == world.decision.sentence
     assert row.decided_at == 1.7e9
+
+
+async def test_an_operators_order_goes_before_the_configuration_until_it_runs_out() -> None:
+    world, log = World(rules(mode=Mode.OBSERVE)), DecisionLog()
+    row = scale_row("web", world.controller, log)
+    assert (row.mode, row.to, row.until, row.ordered) == ("observe", None, None, False)
+    order = Override(Mode.FIXED, 3, until=2000.0)
+    world.controller.rules = replace(world.controller.rules, override=order)
+    row = scale_row("web", world.controller, log)
+    assert (row.mode, row.to, row.until, row.ordered) == ("fixed", 3, 2000.0, True)
+    log.decided(decision(1, 1, Reason.STEADY), 2000.0)
+    row = scale_row("web", world.controller, log)
+    assert (row.mode, row.to, row.until, row.ordered) == ("observe", None, None, False)
+
+
+async def test_what_the_last_decision_was_made_of() -> None:
+    world, log = World(), DecisionLog()
+    row = scale_row("web", world.controller, log)
+    assert (row.wanted, row.parts, row.guards) == (None, (), ())
+    at_max = Guard(Reason.AT_MAX, {"max": 4})
+    log.decided(
+        replace(decision(4, 4, Reason.AT_MAX), wanted=4, parts=PARTS[3:4], guards=(at_max,)), 1.7e9
+    )
+    row = scale_row("web", world.controller, log)
+    assert row.wanted == 4
+    assert [(part["reason"], part["asks"]) for part in row.parts] == [("latency", 2)]
+    assert row.guards == (at_max.as_dict(),)
 
 
 def test_a_vm_of_which_nothing_is_known_shows_nothing_rather_than_zero() -> None:
@@ -107,7 +152,7 @@ async def test_everything_for_a_scrape() -> None:
     (replicas,) = rows.replicas
     assert (replicas.ready, replicas.booting, replicas.min, replicas.max) == (2, 0, 2, 3)
     # 0.4 cores shared by two of 0.4 each
-    assert rows.signals == {"cpu": pytest.approx(0.5)}
+    assert rows.signals["web", "cpu"] == pytest.approx(0.5)
     assert rows.decisions == {("up", "below_min"): 1}
     assert rows.last_scale_unix_s == {"up": 1.7e9}
     by_name = {vm.vm: vm for vm in rows.vms}
@@ -118,6 +163,62 @@ async def test_everything_for_a_scrape() -> None:
     }
     (other,) = set(by_name) - {name}
     assert set(by_name[other].cpu_ratio) == {"host", "vcpu"}, "no word from that guest: left out"
+
+
+def test_what_each_signal_says_of_its_limit() -> None:
+    """108 requests on two replicas for 45 each, a queue that takes 2 s of 5 s, p99 0.3 s of 0.2 s;
+    of the VMs only those that serve, and in the delay only those whose host tells it."""
+    vms = [
+        busy("a", VmState.READY, 0.9, 0.2),
+        busy("b", VmState.READY, 0.5, None),
+        busy("c", VmState.DRAINING, 0.1, 0.9),
+    ]
+    made = replace(decision(2, 4, Reason.QUEUE), parts=PARTS)
+    assert signal_ratios(made, vms, 2, 5.0) == {
+        "cpu": pytest.approx(0.7),
+        "delay": pytest.approx(0.2),
+        "concurrency": pytest.approx(1.2),
+        "queue": pytest.approx(0.4),
+        "latency": pytest.approx(1.5),
+    }
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        None,
+        decision(0, 0, Reason.STEADY),
+        # it never drains, and there is nobody for whose share the running ones could be
+        replace(
+            decision(0, 0, Reason.STEADY),
+            parts=(PARTS[1], Part(Reason.QUEUE, 1, 0, {"queued": 7, "drain_s": None})),
+        ),
+    ],
+)
+def test_a_signal_without_a_figure_is_left_out(made: Decision | None) -> None:
+    assert signal_ratios(made, [status()], 0, 5.0) == {}
+
+
+async def test_what_the_planner_found_stands_by_its_service() -> None:
+    web, api = World(), World(rules(mode=Mode.HOLD))
+    logs = {"web": DecisionLog(), "api": DecisionLog()}
+    logs["web"].decided(replace(decision(1, 4, Reason.QUEUE), parts=PARTS), 1.7e9)
+    rows = autoscaler_rows({"web": web.controller, "api": api.controller}, logs, {}, {})
+    assert rows.parts == {
+        ("web", "cpu_overload"): 2,
+        ("web", "concurrency"): 3,
+        ("web", "queue"): 4,
+        ("web", "latency"): 2,
+        ("web", "forecast"): 0,
+    }
+    assert rows.forecasts == {"web": 3}
+    assert rows.forecast_errors == {"web": 0.25}
+    assert {labels for labels, in_force in rows.modes.items() if in_force} == {
+        ("web", "auto"),
+        ("api", "hold"),
+    }
+    assert len(rows.modes) == 2 * len(Mode)
+    assert set(rows.signals) == {("web", "queue"), ("web", "latency")}
 
 
 async def test_before_the_first_sample_there_is_no_signal_at_all() -> None:

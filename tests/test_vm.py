@@ -70,7 +70,7 @@ def test_what_its_status_says() -> None:
     one.sample = Sample("web-1", NOW, 1.0, 0.9, 1, 0.4)
     status = one.status("web", NOW + 12)
     assert (status.age_s, status.limit_cores, status.generation) == (12, None, "generation-1")
-    one.limited = True
+    one.limit_cores = 0.4
     assert one.status("web", NOW).limit_cores == 0.4
 
 

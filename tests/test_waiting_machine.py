@@ -110,6 +110,10 @@ class WaitingMachine(RuleBasedStateMachine):
         self.line.limit = None if limit is None else lambda: limit
         self.line.serve()
 
+    @rule(seconds=st.sampled_from([0.0, PATIENCE_S]))
+    def promise(self, seconds: float) -> None:
+        self.line.awaited = lambda: seconds
+
     @rule(fair=st.booleans(), length=st.sampled_from([0, 2, 5]))
     def reload(self, fair: bool, length: int) -> None:
         self.line.config = QueueConfig(length=length, fair=fair, max_wait=PATIENCE_S)

@@ -65,7 +65,7 @@ def test_against_brute_force(steps: list[tuple[float, float]], span: float) -> N
         at += pause
         window = window.add(at, value)
         seen.append((at, value))
-        assert len(window._buckets) <= BUCKETS + 1
+        assert len(window.buckets) <= BUCKETS + 1
     must = [v for t, v in seen if t >= at - span]
     may = [v for t, v in seen if t > at - span - span / BUCKETS]
     # what counts is a suffix of what was seen, between those two

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 from autoscale.controller import Controller
+from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
-from autoscale.model import Decision, EventKind, Happening, PoolLoad, Reason, ScaleEvent
-from autoscale.policy import Rules
+from autoscale.model import Demand, EventKind, Happening, Path, PoolLoad, Reason, ScaleEvent
+from autoscale.rules import Rules
 from autoscale.vm import BootFiles, VmShape
 from lb.balance import policy_named
 from lb.config import HealthConfig
@@ -23,16 +25,9 @@ from tests.fakes import OURS, FakeClock, FakeDomain, FakeHypervisor, Tasks
 FILES = BootFiles("generation-1", "/images/kernel", "/images/initrd", "/images/root.img", "quiet")
 
 
-def rules(low: int = 1, high: int = 4, **changes: float) -> Rules:
-    """target 0.6, grow after 5 s, shrink after 60 s, samples every second."""
-    values: dict[str, float] = {
-        "target_cpu": 0.6,
-        "grow_window_s": 5.0,
-        "shrink_window_s": 60.0,
-        "shrink_margin": 0.8,
-        "fresh_s": 2.5,
-    }
-    return Rules(min=low, max=high, **{**values, **changes})
+def rules(low: int = 1, high: int = 4, **changes: Any) -> Rules:
+    """target 0.6, a cold boot after 5 s, shrink after 60 s, samples every second."""
+    return Rules(min=low, max=high, **changes)
 
 
 def shape(cpu_limit: float = 1.0, **changes: float) -> VmShape:
@@ -62,12 +57,21 @@ class World:
         self.boot_files = boot_files
         self.demand = 0.0
         """Cores that all requests together need; shared evenly by who serves."""
+        self.arrivals = 0.0
+        """Requests a second that come, and are answered by who serves, shared evenly."""
+        self.queued = 0
+        """Requests that wait for a backend now."""
+        self.latency_p99_s: float | None = None
         self.unprobed: set[str] = set()
         """Replicas whose probes fail although they run."""
         self.events: list[ScaleEvent] = []
         self.notes: list[Happening] = []
         self.decisions: list[Decision] = []
-        self.boots: list[float] = []
+        self.boots: list[tuple[Path, float]] = []
+        self._arrived = 0.0
+        self._served: dict[str, float] = {}
+        self._told_at = self.clock.now()
+        self._waiting_since: float | None = None
         self._rng = random.Random(7)
         self.tasks = Tasks()
         self.pool: Pool
@@ -98,14 +102,17 @@ class World:
             emit=self._emit,
             load=self._load,
             note=self.notes.append,
-            activated=self.boots.append,
+            activated=lambda path, seconds: self.boots.append((path, seconds)),
         )
+        self.fleet.burst = self.rules.burst
         self.controller = Controller(
             self.fleet,
             self.hosts,
             self.rules,
             interval_s=1.0,
             clock=self.clock,
+            wall_clock=lambda: 1.7e9 + self.clock.now(),
+            demand=self.clients_ask,
             note=self.notes.append,
             decided=self.decisions.append,
         )
@@ -116,6 +123,28 @@ class World:
 
     def _load(self) -> PoolLoad:
         return self.pool.load()
+
+    def clients_ask(self) -> Demand:
+        """What the proxy would tell of its clients now."""
+        now = self.clock.now()
+        came, self._told_at = self.arrivals * (now - self._told_at), now
+        serving = [backend.name for backend in self.pool.available]
+        self._arrived += came
+        for name in serving:
+            self._served[name] = self._served.get(name, 0.0) + came / len(serving)
+        if not self.queued:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+        return Demand(
+            at=now,
+            arrived_total=round(self._arrived),
+            queued=self.queued,
+            waiting_s=now - (self._waiting_since or now),
+            latency_p99_s=self.latency_p99_s,
+            in_flight={b.name: b.in_flight for b in self.pool.load().backends},
+            served_total={name: round(total) for name, total in self._served.items()},
+        )
 
     async def restart(self) -> None:
         """The process is killed, requests and calls under way with it; a new one starts."""

@@ -6,29 +6,27 @@ open to whoever reaches the address under one of its names, changing needs the t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
 from lb.address import cannot_listen, check_address, split_address
 from lb.admin import access, console
+from lb.admin.bodies import as_json, flag, number, read_body, read_json
 from lb.admin.control import Control, UnknownNameError
 from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
+from lb.admin.scale_routes import ScaleRoutes
 from lb.admin.stream import HEARTBEAT_S, EventStreams
 from lb.config import ConfigError
 from lb.errors import LbError
 
 BODY_BYTES: Final = 64 * 1024
-BODY_S: Final = 10.0
 CONFIG_BYTES: Final = 1024 * 1024
 MAX_EVENTS: Final = 1000
 """On one page of `/events`."""
@@ -114,8 +112,7 @@ class AdminServer:
                 web.get(f"{api}/vms", self._vms),
                 web.get(f"{api}/vms/{{name}}", self._vm),
                 web.get(f"{api}/hosts", self._all_hosts),
-                web.get(f"{api}/scale", self._scales),
-                web.get(f"{api}/scale/{{service}}", self._scale),
+                *ScaleRoutes(self._control).routes(api),
                 web.post(f"{api}/config", self._config),
                 web.get(f"{api}/events", self._events),
                 web.get(f"{api}/events/stream", self._stream),
@@ -159,11 +156,11 @@ class AdminServer:
             for service, views in pool.items()
             for view in views
         ]
-        return _json({"services": list(pool), "backends": rows})
+        return as_json({"services": list(pool), "backends": rows})
 
     async def _add(self, request: web.Request) -> web.Response:
         service = request.match_info["service"]
-        body = await _body(request)
+        body = await read_json(request)
         address = body.get("address") if isinstance(body, dict) else None
         if not isinstance(address, str):
             raise ProblemError(400, 'the body must be {"address": "host:port"}')
@@ -175,7 +172,7 @@ class AdminServer:
             raise ProblemError(400, f"unknown in the body: {', '.join(extra)}")
         name = self._control.add_backend(service, address)
         where = f"/api/v1/pool/{service}/backends/{quote(name, safe=':')}"
-        return _json({"service": service, "name": name}, 201, {"Location": where})
+        return as_json({"service": service, "name": name}, 201, {"Location": where})
 
     async def _remove(self, request: web.Request) -> web.Response:
         self._control.remove(request.match_info["service"], request.match_info["name"])
@@ -189,37 +186,30 @@ class AdminServer:
         self._control.ready(request.match_info["service"], request.match_info["name"])
         return web.Response(status=204)
 
-    # ── VMs, hosts, scale ────────────────────────────────────────────────────────────────────
+    # ── VMs, hosts ───────────────────────────────────────────────────────────────────────────
 
     async def _vms(self, _request: web.Request) -> web.Response:
-        return _json({"vms": [asdict(row) for row in await self._control.vms()]})
+        return as_json({"vms": [asdict(row) for row in await self._control.vms()]})
 
     async def _vm(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         for row in await self._control.vms():
             if row.name == name:
-                return _json(asdict(row))
+                return as_json(asdict(row))
         raise UnknownNameError(f"no VM {name}")
 
     async def _all_hosts(self, _request: web.Request) -> web.Response:
-        return _json({"hosts": [asdict(row) for row in await self._control.hosts()]})
-
-    async def _scales(self, _request: web.Request) -> web.Response:
-        rows = [asdict(self._control.scale(service)) for service in self._control.pool()]
-        return _json({"services": rows})
-
-    async def _scale(self, request: web.Request) -> web.Response:
-        return _json(asdict(self._control.scale(request.match_info["service"])))
+        return as_json({"hosts": [asdict(row) for row in await self._control.hosts()]})
 
     # ── the configuration ────────────────────────────────────────────────────────────────────
 
     async def _config(self, request: web.Request) -> web.Response:
         """Its text in the body; an empty body means the file that the process was started with."""
         try:
-            text = (await _read(request.clone(client_max_size=CONFIG_BYTES))).decode()
+            text = (await read_body(request.clone(client_max_size=CONFIG_BYTES))).decode()
         except UnicodeDecodeError:
             raise ProblemError(400, "the body is not UTF-8") from None
-        dry_run = _flag(request, "dry_run")
+        dry_run = flag(request, "dry_run")
         folder = request.query.get("folder")
         if folder is not None and not folder.startswith("/"):
             raise ProblemError(400, "folder must be an absolute path")
@@ -231,19 +221,21 @@ class AdminServer:
             raise ProblemError(422, str(error)) from error
         except LbError as error:
             raise ProblemError(409, str(error)) from error
-        return _json({"dry_run": dry_run, "changes": found.made, "needs_restart": found.waiting})
+        return as_json({"dry_run": dry_run, "changes": found.made, "needs_restart": found.waiting})
 
     # ── the journal ──────────────────────────────────────────────────────────────────────────
 
     async def _events(self, request: web.Request) -> web.Response:
         journal = self._control.journal
-        since = _number(request, "since", None, 0, 2**53)
-        limit = _number(request, "limit", 100, 1, MAX_EVENTS) or 100
+        since = number(request, "since", None, 0, 2**53)
+        limit = number(request, "limit", 100, 1, MAX_EVENTS) or 100
         events = await journal.events(since, limit, request.query.get("service"))
-        return _json({"events": [event.as_dict() for event in events], "last_id": journal.last_id})
+        return as_json(
+            {"events": [event.as_dict() for event in events], "last_id": journal.last_id}
+        )
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        since = _number(request, "since", None, 0, 2**53)
+        since = number(request, "since", None, 0, 2**53)
         last = request.headers.get("Last-Event-ID", "")
         if last.isascii() and last.isdecimal() and len(last) <= 16:
             since = int(last)  # a browser's own resumption goes before the address it first asked
@@ -254,7 +246,7 @@ class AdminServer:
 
     async def _targets(self, _request: web.Request) -> web.Response:
         """Prometheus' HTTP service discovery: the VMs in the pool, which all have /metrics."""
-        return _json(
+        return as_json(
             [
                 {
                     "targets": [view.address],
@@ -285,55 +277,3 @@ async def _common_headers(_request: web.Request, response: web.StreamResponse) -
     response.headers["Server"] = "lbctl"
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
-
-
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False)
-    return web.Response(
-        text=text + "\n", status=status, content_type="application/json", headers=headers
-    )
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: null says that there is no figure."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
-
-
-async def _read(request: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await request.read()
-    except TimeoutError:
-        raise ProblemError(408, f"the body did not arrive within {BODY_S:g} s") from None
-
-
-async def _body(request: web.Request) -> Any:
-    try:
-        return json.loads(await _read(request))
-    except (ValueError, RecursionError):
-        raise ProblemError(400, "the body is not JSON") from None
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    text = request.query.get(name, "false")
-    if text not in ("true", "false"):
-        raise ProblemError(400, f"{name} must be true or false")
-    return text == "true"
-
-
-def _number(
-    request: web.Request, name: str, default: int | None, low: int, high: int
-) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if text.isascii() and text.isdecimal() and len(text) <= 16 and low <= int(text) <= high:
-        return int(text)
-    raise ProblemError(400, f"{name} must be a whole number from {low} to {high}")

@@ -6,12 +6,14 @@ implements them, tests pass a fake. A row's field names are the JSON's keys: the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lb.backend import BackendView
 from lb.config_changes import Changes
+from lb.decisions import Decisions
 from lb.errors import LbError
 from lb.journal import Journal
 
@@ -79,6 +81,33 @@ class ScaleRow:
     """The last decision in one sentence with numbers; None before the first."""
     decided_at: float | None = None
     """Unix seconds."""
+    mode: str | None = None
+    """What is done about what the planner finds: auto, observe, hold, or fixed; by an operator's
+    order where there is one, else by the configuration. None without VMs."""
+    to: int | None = None
+    """How many, where an operator fixed it."""
+    until: float | None = None
+    """Until when his order holds, Unix seconds; None: until he takes it back, or there is none."""
+    ordered: bool = False
+    """Whether an operator's order is in force."""
+    wanted: int | None = None
+    """What the parts together asked for, whatever was done about it."""
+    parts: tuple[Mapping[str, Any], ...] = ()
+    """What each part of the planner asked for, and by which numbers."""
+    guards: tuple[Mapping[str, Any], ...] = ()
+    """What held the last decision, or made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleOrder:
+    """What an operator tells the planner of a service."""
+
+    mode: str
+    """fixed, hold or observe; auto takes back what was ordered before."""
+    to: int | None = None
+    """How many, with fixed."""
+    for_s: float | None = None
+    """For how long; None: until it is taken back."""
 
 
 class Control(Protocol):
@@ -113,6 +142,14 @@ class Control(Protocol):
     async def hosts(self) -> list[HostRow]: ...
 
     def scale(self, service: str) -> ScaleRow: ...
+
+    async def set_scale(self, service: str, order: ScaleOrder) -> ScaleRow:
+        """Let the order hold from now on, over a restart too. Raises RefusedError for a number out
+        of bounds, and for a service without VMs."""
+        ...
+
+    @property
+    def decisions(self) -> Decisions: ...
 
     async def apply_config(
         self, text: str | None, folder: Path | None, *, dry_run: bool

@@ -120,14 +120,20 @@ shutdown_timeout = 10
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def get(self, path: str = "/render?work=1") -> tuple[int, str]:
+    def get(self, path: str = "/render?work=1", seconds: float = 30.0) -> tuple[int, str]:
         """Status and the replica that answered."""
         try:
-            with urllib.request.urlopen(self.proxy + path, timeout=30) as answer:
+            with urllib.request.urlopen(self.proxy + path, timeout=seconds) as answer:
                 return answer.status, answer.headers.get("X-Replica", "")
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, ""
+
+    def api(self, path: str) -> Any:
+        """What the admin API answers, asked without lbctl."""
+        url = (self.home / "admin.url").read_text(encoding="ascii").strip()
+        with urllib.request.urlopen(f"{url}/api/v1/{path}", timeout=30) as answer:
+            return json.load(answer)
 
     def ready(self) -> list[dict[str, Any]]:
         return [b for b in self.lbctl("pool") if b["lifecycle"] == "ready" and b["healthy"]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lb.demo_story import LITTLE_LOAD, OVERLOAD
 from tests.e2e.machine import BIN, qemus, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -31,8 +32,10 @@ def test_the_demo_tells_its_story_and_leaves_nothing(images: Path, tmp_path: Pat
     assert "✗" not in done.stdout
 
     story = json.loads((out / "story.json").read_text(encoding="utf-8"))
-    grew = [m for m in story["moments"] if m["kind"] == "scale.up"]
-    assert [m["reason"] for m in grew] == ["cpu_overload"]
+    scaled = [m for m in story["moments"] if m["kind"] in ("scale.up", "scale.down")]
+    assert [m["message"].partition(":")[0] for m in scaled] == ["1 → 2", "2 → 1"]
+    assert scaled[0]["reason"] in OVERLOAD
+    assert scaled[1]["reason"] in LITTLE_LOAD
     counts = story["result"]["counts"]
     assert counts["errors"] == counts["dropped"] == counts["unfinished"] == 0
     phases = {phase["name"]: phase for phase in story["result"]["phases"]}

@@ -1,0 +1,57 @@
+"""How many requests a second a replica can serve, learned from what it served. Pure.
+
+The utilisation law: a replica that answers X requests a second and is busy for a share U of the
+time can answer X ÷ U (Denning and Buzen, "The Operational Analysis of Queueing Network Models",
+1978). CPU says nothing above 1; this tells how much work there really is. Where somebody waits all
+the time, a replica answers as many as it can, whatever its CPU does: it may wait for a database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from autoscale.signals import Signals
+
+LEAST_BUSY = 0.1
+"""Below, timers and health checks would be a good part of what is measured."""
+MEMORY_S = 20.0
+"""What was learned fades with this time constant: requests change their cost with a deployment,
+and one second's X ÷ U is noise where requests are few."""
+
+
+class Capacity(NamedTuple):
+    """`busy` holds (X, U) by VM, both faded alike, so that their quotient weighs each second by its
+    load. `usual` is what a replica can do on average; kept while there is none, None before the
+    first was learned."""
+
+    busy: Mapping[str, tuple[float, float]] = {}
+    usual: float | None = None
+
+    def learn(self, signals: Signals, fresh_s: float, now: float) -> Capacity:
+        """With one more reading. VMs that serve no more are forgotten."""
+        served, cpu, oldest = signals.served_per_s, signals.cpu, now - fresh_s
+        new = min(1.0, signals.reading_s / MEMORY_S)
+        keep, before = 1 - new, self.busy
+        saturated = signals.waiting_s >= signals.reading_s
+        busy = {}
+        for vm in signals.serving:
+            signal, rate, known = cpu.get(vm), served.get(vm), before.get(vm)
+            if signal is None or rate is None or signal.at < oldest:
+                used = 0.0
+            else:
+                used = signal.utilisation
+                if saturated and used < 1.0:
+                    used = 1.0
+            if used >= LEAST_BUSY and rate is not None:
+                x, u = known or (0.0, 0.0)
+                known = (x * keep + rate * new, u * keep + used * new)
+            if known is not None:
+                busy[vm] = known
+        rates = sorted([x / u for x, u in busy.values() if x > 0])
+        return Capacity(busy, sum(rates) / len(rates) if rates else self.usual)
+
+    def of(self, vm: str) -> float | None:
+        """Requests a second that this VM can answer, as far as known."""
+        known = self.busy.get(vm)
+        return known[0] / known[1] if known is not None and known[0] > 0 else self.usual

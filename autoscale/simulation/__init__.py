@@ -1,0 +1,1 @@
+"""The parts of the simulator: the load, the queue, the machines, the readings, the scores."""

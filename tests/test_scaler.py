@@ -1,0 +1,253 @@
+"""One service's machines as an operator meets them: orders, restarts, zero, and what is remembered.
+
+Real time and sockets, scripted machines, as in test_service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoscale.backoff import BREAKER_AFTER, LaunchGate
+from autoscale.forecast import Forecast
+from autoscale.rules import Mode
+from lb.admin.control import RefusedError, ScaleOrder, UnknownNameError
+from lb.config import Config
+from lb.forecast_file import ForecastFile
+from lb.installation import Installation
+from lb.scaler import Scaler
+from lb.service import Balancer
+from tests.proxy_harness import until
+from tests.test_service import Machines, config, config_of, get, make_image, ready, running
+
+
+def told(balancer: Balancer) -> list[str]:
+    """What the journal says of orders."""
+    return [e.message for e in balancer.journal._recent if e.kind == "scale.override"]
+
+
+def scaler(balancer: Balancer) -> Scaler:
+    found = balancer._services["web"].scaler
+    assert found is not None
+    return found
+
+
+def at_zero(**scale: Any) -> Config:
+    return config(scale={"min": 0, **scale})
+
+
+def machines(home: Path) -> Machines:
+    make_image(home)
+    with Installation(home) as installation:
+        return Machines(installation.instance)
+
+
+# ── orders ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_order_is_followed_and_outlives_the_process(tmp_path: Path) -> None:
+    host = machines(tmp_path)
+    async with running(tmp_path, config(), machines=host) as (balancer, _):
+        await until(lambda: ready(balancer) == 1)
+        row = await balancer.set_scale("web", ScaleOrder("fixed", 2))
+        assert (row.mode, row.to, row.until, row.ordered) == ("fixed", 2, None, True)
+        await until(lambda: ready(balancer) == 2)
+        assert balancer.scale("web").reason in ("override", "settling")
+        assert told(balancer) == ["an operator orders 2 replicas"]
+        (event,) = [e for e in balancer.journal._recent if e.kind == "scale.override"]
+        assert (event.reason, event.data["to"]) == ("override", 2)
+    async with running(tmp_path, config(), machines=host) as (balancer, _):
+        await until(lambda: ready(balancer) == 2)
+        row = balancer.scale("web")
+        assert (row.mode, row.to, row.ordered) == ("fixed", 2, True)
+        row = await balancer.set_scale("web", ScaleOrder("hold", for_s=600))
+        assert row.until is not None
+        assert 590 < row.until - time.time() <= 600
+        row = await balancer.set_scale("web", ScaleOrder("auto"))
+        assert (row.mode, row.to, row.until, row.ordered) == ("auto", None, None, False)
+        orders, back = told(balancer)
+        assert orders.startswith("an operator orders hold until 2")
+        assert orders.endswith("UTC, no longer 2 replicas")
+        assert back.startswith("an operator takes back: hold until 2")
+        assert back.endswith("UTC; the planner decides again")
+        await balancer.set_scale("web", ScaleOrder("auto"))
+        assert len(told(balancer)) == 2, "there was nothing to take back"
+    async with running(tmp_path, config(), machines=host) as (balancer, _):
+        await until(lambda: balancer.scale("web").reason is not None)
+        assert not balancer.scale("web").ordered
+    await host.power_cut()
+
+
+async def test_an_order_runs_out(tmp_path: Path) -> None:
+    async with running(tmp_path, config(scale={"mode": "hold"})) as (balancer, _):
+        await balancer.set_scale("web", ScaleOrder("observe", for_s=0.3))
+        assert balancer.scale("web").mode == "observe"
+        await until(lambda: len(told(balancer)) == 2)
+        assert told(balancer)[1].endswith("UTC; mode = hold of the configuration counts again")
+        assert told(balancer)[1].startswith("an operator's order has run out: observe until ")
+        await until(lambda: balancer.scale("web").mode == "hold")
+        assert not balancer.scale("web").ordered
+        file = tmp_path / "overrides.json"
+        await until(lambda: json.loads(file.read_text()) == {})
+
+
+async def test_an_order_that_ran_out_while_nobody_ran_is_told_of(tmp_path: Path) -> None:
+    past = {"web": {"mode": "fixed", "to": 2, "until": time.time() - 60}}
+    (tmp_path / "overrides.json").write_text(json.dumps(past))
+    async with running(tmp_path, config()) as (balancer, _):
+        await until(lambda: told(balancer))
+        assert told(balancer)[0].startswith("an operator's order has run out: 2 replicas until ")
+        assert (balancer.scale("web").mode, balancer.scale("web").desired) == ("auto", 1)
+
+
+async def test_what_cannot_be_ordered_says_what_can(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, _):
+        for to, key in ((0, "min"), (3, "max")):
+            with pytest.raises(RefusedError) as caught:
+                await balancer.set_scale("web", ScaleOrder("fixed", to))
+            assert str(caught.value) == (
+                f"service web has 1 to 2 replicas, {to} is out of bounds:"
+                f" change service.web.scale.{key} first"
+            )
+        with pytest.raises(UnknownNameError, match="web is served"):
+            await balancer.set_scale("api", ScaleOrder("hold"))
+        assert told(balancer) == []
+    async with running(tmp_path, config(vm=None, backends=["127.0.0.1:9"])) as (balancer, _):
+        with pytest.raises(RefusedError, match=r"has no VMs to scale: add \[service.web.vm\]"):
+            await balancer.set_scale("web", ScaleOrder("hold"))
+
+
+async def test_a_reload_that_leaves_an_order_out_of_bounds_bends_it_and_says_so(
+    tmp_path: Path,
+) -> None:
+    def ordered() -> tuple[int | None, int]:
+        return balancer.scale("web").to, len(told(balancer))
+
+    async with running(tmp_path, config()) as (balancer, _):
+        await until(lambda: ready(balancer) == 1)
+        await balancer.set_scale("web", ScaleOrder("fixed", 2))
+        assert ordered() == (2, 1)
+        await balancer.reload(config(scale={"max": 1}))
+        assert ordered() == (1, 2)
+        assert told(balancer)[-1] == (
+            "an operator's order is out of bounds, which are 1 to 1: 2 → 1"
+        )
+        await balancer.reload(config(scale={"max": 1, "target_cpu": 0.5}))
+        assert ordered() == (1, 2)
+        await balancer.reload(config())
+        assert ordered() == (2, 2), "what he wanted can be had again"
+
+
+async def test_an_order_ends_with_its_service(tmp_path: Path) -> None:
+    def remembered() -> list[str]:
+        return list(json.loads((tmp_path / "overrides.json").read_text()))
+
+    async with running(tmp_path, config_of("web", "api")) as (balancer, _):
+        await until(lambda: balancer.is_ready()[0])
+        for service in ("web", "api"):
+            await balancer.set_scale(service, ScaleOrder("hold"))
+        assert remembered() == ["web", "api"]
+        await balancer.reload(config_of("web"))
+        await until(lambda: "api" not in balancer.pool())
+        await until(lambda: remembered() == ["web"])
+        await balancer.reload(config_of("web", "api"))
+        assert not balancer.scale("api").ordered
+
+
+async def test_a_reload_of_what_a_backend_may_get_counts_too(tmp_path: Path) -> None:
+    async with running(tmp_path, config(max_in_flight=10)) as (balancer, _):
+        rules = balancer.controllers["web"].rules
+        assert rules.target_concurrency == pytest.approx(7)
+        await balancer.reload(config(max_in_flight=20, scale={"mode": "observe"}))
+        rules = balancer.controllers["web"].rules
+        assert rules.target_concurrency == pytest.approx(14)
+        assert rules.mode is Mode.OBSERVE
+
+
+async def test_a_folder_that_cannot_be_written_costs_the_memory_not_the_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "overrides.json").mkdir()
+    async with running(tmp_path, config()) as (balancer, _):
+        row = await balancer.set_scale("web", ScaleOrder("hold"))
+        assert row.mode == "hold"
+    warnings = [r.getMessage() for r in caplog.records if "overrides" in r.getMessage()]
+    assert len(warnings) == 1
+
+
+# ── zero ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_request_that_finds_nobody_waits_until_somebody_is_there(tmp_path: Path) -> None:
+    async with running(tmp_path, at_zero()) as (balancer, host):
+        await until(lambda: balancer.scale("web").reason == "steady")
+        assert host.ours() == []
+        status, body, _ = await get(balancer)
+        assert (status, body) == (200, host.ours()[0].name)
+
+
+async def test_who_begins_to_wait_wakes_the_planner(tmp_path: Path) -> None:
+    windows = dict.fromkeys(("grow_window", "shrink_window", "panic_window"), 120)
+    rare = at_zero(sample_interval=60, stable_window=240, **windows)
+    async with running(tmp_path, rare) as (balancer, host):
+        await until(lambda: balancer.scale("web").reason is not None)
+        waiting = asyncio.ensure_future(get(balancer))
+        await until(lambda: host.asked("create"))
+        while not waiting.done():  # what a machine's boot takes, on a host that tells of nothing
+            balancer._wake_scalers()
+            await asyncio.wait([waiting], timeout=0.05)
+        assert (await waiting)[0] == 200
+
+
+async def test_nobody_waits_for_what_an_operator_does_not_want(tmp_path: Path) -> None:
+    async with running(tmp_path, at_zero()) as (balancer, host):
+        await until(lambda: balancer.scale("web").reason is not None)
+        for order in (ScaleOrder("fixed", 0), ScaleOrder("hold"), ScaleOrder("observe")):
+            await balancer.set_scale("web", order)
+            status, body, _ = await get(balancer)
+            assert (status, json.loads(body)["reason"]) == (503, "pool_empty")
+        assert host.ours() == []
+        await balancer.set_scale("web", ScaleOrder("fixed", 1))
+        assert (await get(balancer))[0] == 200
+
+
+async def test_nobody_waits_where_no_host_answers(tmp_path: Path) -> None:
+    host = machines(tmp_path)
+    host.unreachable = True
+    async with running(tmp_path, at_zero(), machines=host) as (balancer, _):
+        await until(lambda: balancer.controllers["web"].unreachable)
+        assert scaler(balancer).awaited() == 0
+        assert (await get(balancer))[0] == 503
+
+
+async def test_nobody_waits_where_launches_fail(tmp_path: Path) -> None:
+    async with running(tmp_path, at_zero()) as (balancer, host):
+        await until(lambda: balancer.scale("web").reason is not None)
+        fleet = scaler(balancer).fleet
+        assert scaler(balancer).awaited() == 120, "as long as a boot may take"
+        fleet._launches.gate = LaunchGate(BREAKER_AFTER, time.monotonic() + 60)
+        assert (await get(balancer))[0] == 503
+        assert host.ours() == []
+
+
+# ── what is remembered ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_was_learned_of_the_load_outlives_the_process(tmp_path: Path) -> None:
+    forecast = Forecast.start(3600.0)
+    for ago in range(7500, 0, -5):
+        forecast = forecast.add(time.time() - ago, 1.0)
+    await ForecastFile(tmp_path / "forecasts", "web").save(forecast)
+    wanted = config(scale={"season": "1h"})
+    async with running(tmp_path, wanted) as (balancer, _):
+        await until(lambda: balancer.scale("web").reason is not None)
+        known = balancer.controllers["web"].forecast
+        assert known is not None
+        assert known.expect(time.time(), 60.0) is not None, "one that begins anew knows nothing"
+        (tmp_path / "forecasts" / "web.json").unlink()
+    assert await ForecastFile(tmp_path / "forecasts", "web").load(3600.0) is not None
