@@ -34,11 +34,11 @@ PART_WORDS: Mapping[Reason, str] = {
 """How a part says what it saw. `asks` is its number of replicas."""
 
 GUARD_WORDS: Mapping[Reason, str] = {
-    Reason.NOT_SUSTAINED: "seen for {lasted_s:.1f} s of {window_s:g} s",
+    Reason.NOT_SUSTAINED: "{level} for {lasted_s:.1f} s of {window_s:g} s",
     Reason.STABILISING: "{kept} may have been needed within the last {window_s:g} s",
     Reason.WOULD_CROSS: "{fewer} would run at {crossed:.2f} of {limit:.2f}",
-    Reason.PANIC: "twice the load a moment ago: nobody leaves for {left_s:.0f} s",
-    Reason.RATE_LIMITED: "{later} more have to wait: so many within {period_s:g} s is the limit",
+    Reason.PANIC: "{times:g} times what they are for a moment ago: nobody leaves for {left_s:.0f} s",
+    Reason.RATE_LIMITED: "the limit of {period_s:g} s leaves {later} for later",
     Reason.SMALL_CHANGE: "a change by {change} is less than {least}",
     Reason.SETTLING: "{ready} ready, {booting} on the way, {draining} leaving{failed}",
     Reason.UNAVAILABLE: "{unavailable} unavailable, {so}",
@@ -104,6 +104,18 @@ class Guard(NamedTuple):
         return {"reason": self.reason.value, **self.numbers, "words": self.words}
 
 
+NOT_BY_PARTS = frozenset(
+    {
+        Reason.OVERRIDE,
+        Reason.BELOW_MIN,
+        Reason.ABOVE_MAX,
+        Reason.FROM_ZERO,
+        Reason.IDLE,
+    }
+)
+"""Decisions that no part had a say in: a clause of theirs would contradict the sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How many replicas a service should have, and why."""
@@ -156,6 +168,8 @@ class Decision:
     def _clauses(self) -> list[str]:
         clauses = []
         winner = self.winner
+        if self.reason in NOT_BY_PARTS:
+            winner = None  # what they ask for was not asked
         if winner is not None:
             clauses.append(winner.words)
             queue = next((p for p in self.parts if p.reason is Reason.QUEUE), None)

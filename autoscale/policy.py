@@ -195,14 +195,19 @@ def _grow(seen: Outlook, pace: Pace) -> _Choice:
     if seen.contended and rules.host_contention is Contention.HOLD:
         return _Choice(base, Reason.HOST_CONTENDED)  # the sentence says so already
     wanted, way = grow(pace, seen.asked, ways, base, rules)
+    numbers: dict[str, Number] = {
+        "level": "seen" if way is None else f"more than {wanted}",
+        "lasted_s": pace.lasted(wanted + 1, seen.asked),
+        "window_s": window_of(_next_path(ways), rules),
+    }
+    unsure = Guard(Reason.NOT_SUSTAINED, numbers)
     if way is None:
-        numbers: dict[str, Number] = {
-            "lasted_s": pace.lasted(base + 1, seen.asked),
-            "window_s": window_of(_next_path(ways), rules),
-        }
-        return _Choice(base, Reason.NOT_SUSTAINED, (Guard(Reason.NOT_SUSTAINED, numbers),))
+        return _Choice(base, Reason.NOT_SUSTAINED, (unsure,))
     reason = max(seen.parts, key=lambda part: part.asks).reason
-    return _paced(wanted, reason, way, seen, pace)
+    choice = _paced(wanted, reason, way, seen, pace)
+    if wanted >= min(seen.asks, rules.max):
+        return choice
+    return choice._replace(guards=(*choice.guards, unsure))
 
 
 def _next_path(ways: tuple[Way, ...]) -> Path:
@@ -220,7 +225,7 @@ def _paced(wanted: int, reason: Reason, way: Way | None, seen: Outlook, pace: Pa
     guards: tuple[Guard, ...] = ()
     if seen.fleet.unavailable:
         guards = (_unavailable(seen, "which is no help"),)
-    if desired < wanted:
+    if desired == rules.max < seen.asks:
         guards = (*guards, Guard(Reason.AT_MAX, {"max": rules.max}))
     room = pace.room_up(limit, base, seen.now)
     if room < desired - base:
@@ -290,7 +295,10 @@ def _held(seen: Outlook, state: State) -> Guard | None:
     """What keeps everybody, though the load would let some go."""
     fleet, now = seen.fleet, seen.now
     if state.concurrency is not None and state.concurrency.panics(now):
-        return Guard(Reason.PANIC, {"left_s": state.concurrency.panic_until - now})
+        return Guard(
+            Reason.PANIC,
+            {"times": seen.rules.panic_at, "left_s": state.concurrency.panic_until - now},
+        )
     if not seen.reading.serving or (fleet.booting and not fleet.launch_failures):
         # where launches fail, the fleet may never be what was decided: then what is ready counts
         return _settling(seen).guards[0]

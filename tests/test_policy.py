@@ -38,10 +38,16 @@ def test_it_goes_to_as_many_as_are_needed_at_once() -> None:
 
 
 def test_only_what_was_asked_for_all_through_the_window_is_started() -> None:
-    """0.62 of a sudden rise of the last second asks for more; nobody knows yet whether it lasts."""
+    """A rise in the last second asks for eight; nobody knows yet whether it lasts, and it says
+    so."""
     story = Story(plain(high=9), replicas=3)
     story.ticks(6, 0.9, 0.9, 0.9)
-    assert story.tick(1.0, 1.0, 1.0).desired == 5
+    decision = story.tick(1.5, 1.5, 1.5)
+    assert decision.desired == 5
+    assert "asks for 8; more than 5 for 0.0 s of 5 s; cold" in decision.sentence
+    capped = Story(plain(high=4), replicas=3).ticks(7, 0.9, 0.9, 0.9)
+    assert capped.desired == 4
+    assert "asks for 5; max = 4; cold" in capped.sentence
 
 
 def test_within_the_tolerance_nothing_starts() -> None:
@@ -322,7 +328,7 @@ def test_so_many_may_leave_within_a_period() -> None:
     sizes = [story.load(0.1).desired for _ in range(110)]
     steps = [(i, n) for i, n in enumerate(sizes) if i and n != sizes[i - 1]]
     assert steps == [(60, 4), (75, 2), (90, 1)]
-    assert "have to wait: so many within 15 s is the limit" in story.decisions[60].sentence
+    assert "the limit of 15 s leaves 3 for later" in story.decisions[60].sentence
 
 
 def test_so_many_may_start_within_a_period() -> None:

@@ -1,9 +1,9 @@
 """What running requests ask for, in the way of Knative's autoscaler. Pure.
 
 A stable window (60 s) and a panic window (6 s): where the short one shows twice what the replicas
-are for, it counts alone and nobody leaves until 60 s after. Measured against those that serve *and*
-those that boot, so that the queue of a slow boot does not inflate the count. Source: Knative
-Serving, "Configuring the autoscaler" and its KPA design (stable and panic mode).
+are for, it counts alone and nobody leaves until it was below for 60 s. Measured against those that
+serve *and* those that boot, so that the queue of a slow boot does not inflate the count. Source:
+Knative Serving, "Configuring the autoscaler" and its KPA design (stable and panic mode).
 """
 
 from __future__ import annotations
