@@ -37,7 +37,7 @@ GUARD_WORDS: Mapping[Reason, str] = {
     Reason.NOT_SUSTAINED: "{level} for {lasted_s:.1f} s of {window_s:g} s",
     Reason.STABILISING: "{kept} may have been needed within the last {window_s:g} s",
     Reason.WOULD_CROSS: "{fewer} would run at {crossed:.2f} of {limit:.2f}",
-    Reason.PANIC: "{times:g} times what they are for a moment ago: nobody leaves for {left_s:.0f} s",
+    Reason.PANIC: "{times:g} times their work a moment ago: nobody leaves for {left_s:.0f} s",
     Reason.RATE_LIMITED: "the limit of {period_s:g} s leaves {later} for later",
     Reason.SMALL_CHANGE: "a change by {change} is less than {least}",
     Reason.SETTLING: "{ready} ready, {booting} on the way, {draining} leaving{failed}",
