@@ -197,15 +197,22 @@ def ranked(standings: Iterable[Standing]) -> list[Standing]:
     return sorted(standings, key=lambda s: (s.violating_seconds, s.vm_seconds))
 
 
+MOSTLY = 0.5
+"""From this share of violating seconds on, what would have been enough was not to be had."""
+
+
 def meaning(standings: Sequence[Standing], seconds: float) -> str:
     """What the figures say, in a sentence or two. `seconds`: how long the load lasted."""
     first, *others = ranked(standings)
     share = first.violating_seconds / seconds
     said = (
         f"{first.name}: p99 was over the objective, or a request was lost, in"
-        f" {first.violating_seconds:,.0f} of {seconds:,.0f} s ({share:.1%}), with"
-        f" {first.times_the_oracle:.2f} times the machine time that would have been enough"
+        f" {first.violating_seconds:,.0f} of {seconds:,.0f} s ({share:.1%})"
     )
+    if share > MOSTLY:
+        said += "; so many replicas are too few for this load, whoever plans"
+    else:
+        said += f", with {first.times_the_oracle:.2f} times the machine time of one who knew it all"
     if not others:
         return f"{said}."
     second = others[0]

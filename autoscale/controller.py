@@ -90,6 +90,10 @@ class Controller:
         """What the last decision went by."""
         self.ticks = 0
 
+    def now(self) -> float:
+        """On the clock that it decides by."""
+        return self._clock.now()
+
     def wake(self) -> None:
         """Something happened: tick now instead of at the next second."""
         self._wake.set()
@@ -105,8 +109,9 @@ class Controller:
 
     def keep(self) -> None:
         """Take a retirement back: the rules count again. VMs that drain already go on doing so."""
-        self._learned = self.forecast
-        self._retiring = self._state = None
+        if self._retiring is not None:
+            self._learned = self.forecast
+            self._retiring = self._state = None
         self._wake.set()
 
     @property

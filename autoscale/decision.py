@@ -19,11 +19,11 @@ NOTHING: Mapping[str, Number] = MappingProxyType({})
 
 PART_WORDS: Mapping[Reason, str] = {
     Reason.CPU_OVERLOAD: (
-        "CPU {utilisation:.2f} of target {target:.2f} over {over_s:g} s on {replicas}"
-        " asks for {asks}"
+        "CPU {utilisation:.2f} of target {target:.2f} over {over_s:g} s on {on} asks for {asks}"
     ),
     Reason.CONCURRENCY: (
-        "{in_flight:.1f} requests at once over {over_s:g} s, {target:g} a replica, ask for {asks}"
+        "{in_flight:.1f} requests running or waiting, {mean:.1f} over {over_s:g} s, at {target:g}"
+        " a replica ask for {asks}"
     ),
     Reason.QUEUE: "queue {queued} {drains}, which asks for {asks}",
     Reason.LATENCY: "p99 {p99_s:.3g} s of {target_s:.3g} s asks for {asks}",
@@ -35,6 +35,7 @@ PART_WORDS: Mapping[Reason, str] = {
 
 GUARD_WORDS: Mapping[Reason, str] = {
     Reason.NOT_SUSTAINED: "{level} for {lasted_s:.1f} s of {window_s:g} s",
+    Reason.KEPT: "{by} keeps {kept}",
     Reason.STABILISING: "{kept} may have been needed within the last {window_s:g} s",
     Reason.WOULD_CROSS: "{fewer} would run at {crossed:.2f} of {limit:.2f}",
     Reason.PANIC: "{times:g} times their work a moment ago: nobody leaves for {left_s:.0f} s",
@@ -49,9 +50,9 @@ GUARD_WORDS: Mapping[Reason, str] = {
     ),
     Reason.AT_MAX: "max = {max}",
     Reason.AT_MIN: "min = {min}",
-    Reason.HOLD: "held by an operator{until}",
+    Reason.HOLD: "held by {who}{until_words}",
     Reason.OBSERVE: "only observing, would be {would}",
-    Reason.OVERRIDE: "an operator wants {to}{until}",
+    Reason.OVERRIDE: "an operator wants {to}{until_words}",
     Reason.BELOW_MIN: "the bounds are {min} to {max}",
     Reason.ABOVE_MAX: "the bounds are {min} to {max}",
     Reason.FROM_ZERO: "{waiting} waiting, and no replica",
@@ -193,6 +194,7 @@ class Decision:
             "reason": self.reason.value,
             "mode": self.mode.value,
             "sentence": self.sentence,
+            "winner": self.winner.reason.value if self.winner is not None else None,
             "parts": [part.as_dict() for part in self.parts],
             "guards": [guard.as_dict() for guard in self.guards],
             "notes": [note.as_dict() for note in self.notes],

@@ -226,7 +226,10 @@ class VmFleet:
         if missing > 0 and self.all_hosts_seen:
             self._launch_some(missing, reachable, now)
         elif missing < 0 and set(reachable) >= set(self._hosts):
-            for _ in range(-missing):
+            # one whose creation is under way goes as soon as it can be told: nobody who serves
+            # leaves in its place
+            unborn = sum(vm.state is VmState.DEFINED for vm in self._vms.values())
+            for _ in range(-missing - unborn):
                 self._drain_one(decision.reason, self._load(), now)
 
     def advance(self) -> None:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     AT_MAX = "at_max"
     AT_MIN = "at_min"
     NOT_SUSTAINED = "not_sustained"
+    KEPT = "kept"
     STABILISING = "stabilising"
     WOULD_CROSS = "would_cross"
     PANIC = "panic"
@@ -137,6 +138,7 @@ class Signal:
     limit explains: run-queue delay, the host's doing."""
     interval_s: float = 0.0
     """Time between the two samples: this is the mean over (at − interval_s, at]."""
+    vcpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,18 +52,21 @@ class Outlook(NamedTuple):
     """How many were wanted before, within the bounds."""
     reading: Reading
     parts: tuple[Part, ...]
+    asks: int
+    """What the parts together want, bounds aside."""
+    load_asks: int
+    """The same without schedule and forecast."""
+    keeps: int
+    """What the parts together would keep."""
     asked: AskedAll
     contended: tuple[Guard, ...]
     """One that says so, where the cores of every host are taken."""
 
     @property
-    def asks(self) -> int:
-        """What the parts together want, bounds aside."""
-        return max((part.asks for part in self.parts), default=0)
-
-    @property
     def floor(self) -> Part | None:
         """Of schedule and forecast, the one that asks for more; None where neither does."""
+        if self.rules.forecast is not Forecasting.ACT and not self.rules.schedule:
+            return None
         floors = [part for part in self.parts if part.reason in FLOORS and part.asks]
         return max(floors, key=lambda part: part.asks, default=None)
 
@@ -106,7 +109,14 @@ def look(
         p99_s, most_s = signals.latency_p99_s, rules.latency_p99_s
         parts.append(latency_part(latency, p99_s, most_s, base, now, enough=enough))
     away = max(0, fleet.ready - reading.serving)
-    said = tuple(_beside(part, reading.serving, away) for part in parts if part is not None)
+    said = tuple([part for part in parts if part is not None])
+    if away:
+        said = tuple([_beside(part, reading.serving, away) for part in said])
+    asks = load_asks = keeps = 0
+    for part in said:
+        asks, keeps = max(asks, part.asks), max(keeps, part.keeps)
+        if part.reason not in FLOORS:
+            load_asks = max(load_asks, part.asks)
     since = None
     asked = _asked(said, reading, signals, rules, now)
     if reading.missing:
@@ -114,12 +124,11 @@ def look(
         if now - since <= ONE_MISSED_TICK * rules.fresh_s:
             # an overload outlives one missing tick
             asked = state.pace.at_least_as_before(asked)
-    keeps = max((part.keeps for part in said), default=0)
-    if fleet.unavailable or reading.missing:
-        # what they would carry shows with the others, or not at all: nobody knows
-        keeps = max(keeps, base)
+    # of those that are missing or unavailable, what they would carry shows with the others, or not
+    # at all: nobody knows
+    kept = max(keeps, base) if fleet.unavailable or reading.missing else keeps
     after = state._replace(
-        pace=state.pace.ask(asked).keep(min(keeps, rules.max), now),
+        pace=state.pace.ask(asked).keep(min(kept, rules.max), now),
         cpu=cpu,
         concurrency=running,
         capacity=capacity,
@@ -130,12 +139,18 @@ def look(
         idle_since=_idle_since(signals, state.idle_since, now),
     )
     contended = _contended(signals, now - rules.fresh_s) if reading.waits else ()
-    return Outlook(signals, fleet, rules, now, base, reading, said, asked, contended), after
+    return (
+        Outlook(
+            signals, fleet, rules, now, base, reading, said, asks, load_asks, keeps, asked,
+            contended,
+        ),
+        after,
+    )  # fmt: skip
 
 
 def _beside(part: Part, serving: int, away: int) -> Part:
     """Those that get no requests are no help to those that need it."""
-    if not away or part.asks <= serving or part.reason in FLOORS:
+    if part.asks <= serving or part.reason in FLOORS:
         return part
     return part._replace(asks=part.asks + away)
 
@@ -156,11 +171,12 @@ def _asked(
     most, asks = rules.max + rules.min_change, [0, 0, 0]
     for part in parts:
         kind = _COVERS.get(part.reason)
-        if part.reason is Reason.QUEUE and signals.queued:
+        if part.reason is Reason.QUEUE and part.numbers["queued"]:
             kind = INSTANT  # who waits is seen, whatever the means of the last second are
         if kind is not None:
             asks[kind] = max(asks[kind], min(part.asks, most))
-    begin = min(reading.begin, now - signals.reading_s) if signals.queued else reading.begin
+    # arrivals may be older than the samples
+    begin = min(reading.begin, now - signals.reading_s) if reading.used_up else reading.begin
     return (
         Asked(asks[INSTANT], now, now),
         Asked(asks[AVERAGED], begin, reading.end),
@@ -191,7 +207,7 @@ def _expected(forecast: Forecast | None, wall_s: float, lead_s: float, rules: Ru
 
 
 def _idle_since(signals: Signals, since: float | None, now: float) -> float | None:
-    if signals.in_flight or signals.queued or signals.arrivals_per_s:
+    if signals.running or signals.queued or signals.arrivals_per_s:
         return None
     return now if since is None else since
 

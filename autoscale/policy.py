@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from autoscale.decision import Decision, Guard, Number
 from autoscale.model import Fleet, Path, Reason, Way
-from autoscale.outlook import Outlook, look
+from autoscale.outlook import FLOORS, Outlook, look
 from autoscale.pace import Pace, grow, window_of
 from autoscale.rules import Contention, Mode, Rules
 from autoscale.signals import Signals
@@ -55,7 +55,8 @@ def decide(
     elif before != base:
         choice = _follow_bounds(before, seen)
     else:
-        choice = _shown(mode, until, _choose(seen, state), seen)
+        ordered = rules.override is not None and rules.override.holds(signals.wall_s)
+        choice = _shown(mode, until, _choose(seen, state), seen, ordered=ordered)
     decision = Decision(
         fleet.service,
         now,
@@ -74,9 +75,9 @@ def decide(
 
 
 def _relief(seen: Outlook, choice: _Choice) -> bool:
-    """Help is on its way, and those that serve need it."""
-    fleet = seen.fleet
-    return (fleet.booting > 0 or choice.desired > fleet.active) and seen.asks > fleet.ready
+    """Help is on its way, or is asked for right now, and those that serve need it."""
+    coming = choice.desired > 0 and (seen.fleet.booting > 0 or choice.desired > seen.base)
+    return coming and seen.fleet.ready > 0 and seen.load_asks > seen.fleet.ready
 
 
 def _after(decision: Decision, seen: Outlook, state: State) -> State:
@@ -115,9 +116,14 @@ def _until(until: float | None) -> str:
 
 
 def _override(to: int | None, until: float | None, seen: Outlook) -> _Choice:
-    desired = seen.base if to is None else seen.rules.clamp(to)
-    guard = Guard(Reason.OVERRIDE, {"to": desired, "until": _until(until)})
-    return _Choice(desired, Reason.OVERRIDE, (guard,))
+    wanted = seen.base if to is None else to
+    desired = seen.rules.clamp(wanted)
+    guard = Guard(Reason.OVERRIDE, {"to": wanted, "until": until, "until_words": _until(until)})
+    if wanted == desired:
+        return _Choice(desired, Reason.OVERRIDE, (guard,))
+    reason = Reason.AT_MAX if wanted > desired else Reason.AT_MIN
+    bound = Guard(reason, {"max": seen.rules.max, "min": seen.rules.min})
+    return _Choice(desired, Reason.OVERRIDE, (guard, bound))
 
 
 def _follow_bounds(before: int, seen: Outlook) -> _Choice:
@@ -127,10 +133,19 @@ def _follow_bounds(before: int, seen: Outlook) -> _Choice:
     return _Choice(seen.base, reason, (guard,))
 
 
-def _shown(mode: Mode, until: float | None, choice: _Choice, seen: Outlook) -> _Choice:
+def _shown(
+    mode: Mode, until: float | None, choice: _Choice, seen: Outlook, *, ordered: bool
+) -> _Choice:
     """Held or only observed: what would be done is said, and not done."""
     if mode is Mode.HOLD:
-        guard = Guard(Reason.HOLD, {"until": _until(until)})
+        guard = Guard(
+            Reason.HOLD,
+            {
+                "who": "an operator" if ordered else "mode",
+                "until": until,
+                "until_words": _until(until),
+            },
+        )
     elif mode is Mode.OBSERVE:
         guard = Guard(Reason.OBSERVE, {"would": choice.desired})
     else:
@@ -154,10 +169,10 @@ def _choose(seen: Outlook, state: State) -> _Choice:
     if floor is None and _idle_s(seen, state) >= seen.rules.idle_after_s:
         numbers: dict[str, Number] = {"idle_s": _idle_s(seen, state)}
         return _Choice(0, Reason.IDLE, (Guard(Reason.IDLE, numbers),))
-    if seen.blind:
-        return _Choice(seen.base, Reason.NO_DATA, (_no_data(seen),))
     if seen.asks > seen.base:
         return _grow(seen, state.pace)
+    if seen.blind:
+        return _Choice(seen.base, Reason.NO_DATA, (_no_data(seen),))
     return _shrink(seen, state)
 
 
@@ -198,7 +213,8 @@ def _grow(seen: Outlook, pace: Pace) -> _Choice:
     numbers: dict[str, Number] = {
         "level": "seen" if way is None else f"more than {wanted}",
         "lasted_s": pace.lasted(wanted + 1, seen.asked),
-        "window_s": window_of(_next_path(ways), rules),
+        # where some come by a quicker way, the rest has to wait for a slower one
+        "window_s": window_of(_next_path(ways) if way is None else ways[-1].path, rules),
     }
     unsure = Guard(Reason.NOT_SUSTAINED, numbers)
     if way is None:
@@ -219,7 +235,8 @@ def _paced(wanted: int, reason: Reason, way: Way | None, seen: Outlook, pace: Pa
     rules, base, limit = seen.rules, seen.base, seen.rules.grow_limit
     if base >= rules.max:
         return _Choice(base, Reason.AT_MAX, (Guard(Reason.AT_MAX, {"max": rules.max}),))
-    if wanted - base < rules.min_change:
+    floor = reason in FLOORS  # somebody, or the season, knows: that is followed to the last one
+    if wanted - base < rules.min_change and not floor:
         return _too_small(wanted - base, seen)
     desired = min(wanted, rules.max)
     guards: tuple[Guard, ...] = ()
@@ -232,6 +249,8 @@ def _paced(wanted: int, reason: Reason, way: Way | None, seen: Outlook, pace: Pa
         guard = _rate_limited(desired - base - room, limit.period_s)
         if not room:
             return _Choice(base, Reason.RATE_LIMITED, (guard,))
+        if room < rules.min_change and not floor:
+            return _too_small(room, seen)
         desired, guards = base + room, (*guards, guard)
     return _Choice(desired, reason, guards, way)
 
@@ -251,15 +270,18 @@ def _rate_limited(later: int, period_s: float) -> Guard:
 def _shrink(seen: Outlook, state: State) -> _Choice:
     """Down to what was never exceeded in the window, as far as every guard lets it."""
     rules, base, pace = seen.rules, seen.base, state.pace
-    keeps = max((part.keeps for part in seen.parts), default=0)
+    keeps = seen.keeps
     if base == 1 and not rules.min:
         return _Choice(base, Reason.STEADY)  # the last one goes when nobody asked for long
     unknown = _unknown(seen)
     if unknown is not None:
         return _Choice(base, unknown.reason, (unknown,))
     if keeps >= base:
-        moving = seen.fleet.ready != base
-        return _settling(seen) if moving else _Choice(base, Reason.STEADY)
+        if seen.fleet.ready != base:
+            return _settling(seen)
+        if seen.asks < base:
+            return _kept(keeps, seen)
+        return _Choice(base, Reason.STEADY)
     held = _held(seen, state)
     if held is not None:
         return _Choice(base, held.reason, (held,))
@@ -276,6 +298,22 @@ def _shrink(seen: Outlook, state: State) -> _Choice:
     # the last one of a service that may have none leaves for another reason
     target = max(kept, rules.min, 1)
     return _as_far_as_it_goes(base - target, kept, window_s, seen, state)
+
+
+def _kept(keeps: int, seen: Outlook) -> _Choice:
+    """Less would do by what is asked for; who wants them kept all the same?"""
+    part = max(seen.parts, key=lambda part: part.keeps)
+    by = f"{_KEEPERS.get(part.reason, part.reason.value)}"
+    return _Choice(seen.base, Reason.KEPT, (Guard(Reason.KEPT, {"by": by, "kept": keeps}),))
+
+
+_KEEPERS = {
+    Reason.CPU_OVERLOAD: "the margin below the target",
+    Reason.CONCURRENCY: "the mean of running requests",
+    Reason.QUEUE: "the queue",
+    Reason.LATENCY: "latency",
+    Reason.STEP: "no step down",
+}
 
 
 def _unknown(seen: Outlook) -> Guard | None:

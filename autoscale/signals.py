@@ -28,7 +28,9 @@ class Signals:
     serving: tuple[str, ...] = ()
     """The VMs that get requests now: they are the capacity, all others only count."""
     in_flight: int = 0
-    """Requests running on VMs."""
+    """Requests running on VMs that serve."""
+    running: int = 0
+    """Requests running anywhere, also where none is sent any more."""
     queued: int = 0
     waiting_s: float = 0.0
     """For how long somebody has been waiting without a break."""
@@ -123,6 +125,7 @@ class Meter:
             cpu=self.cpu,
             serving=serving,
             in_flight=sum(demand.in_flight.get(vm, 0) for vm in serving),
+            running=sum(demand.in_flight.values()),
             queued=demand.queued,
             waiting_s=demand.waiting_s,
             arrivals_per_s=self._arrivals_per_s,
@@ -157,6 +160,7 @@ def signal_between(
         utilisation=cpu / (elapsed * allowed_cores),
         cpu_cores=cpu / elapsed,
         vcpu_cores=vcpu / elapsed,
+        vcpus=after.vcpus,
         delay_ratio=_delay_between(before, after, vcpu / (elapsed * allowed_cores), allowed_cores),
         interval_s=elapsed,
     )

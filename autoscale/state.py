@@ -33,5 +33,6 @@ class State(NamedTuple):
 
     @staticmethod
     def start(active: int, rules: Rules) -> State:
-        """After a start: as many as there are, within the bounds. No history, so no shrinking."""
-        return State(rules.clamp(active))
+        """After a start: as many as there are. No history, so no shrinking; what is out of bounds
+        is the first decision's to mend."""
+        return State(active)

@@ -48,7 +48,7 @@ from autoscale.simulation.planner import Ours
 from autoscale.simulation.result import Score
 from autoscale.simulation.scenario import Scenario
 from autoscale.simulation.shapes import DAY_S, SHAPES
-from lb.config import ScaleConfig
+from lb.config import ScaleConfig, ServiceConfig
 from lb.scale_rules import rules_of
 
 SEEDS = 5
@@ -77,9 +77,9 @@ class Day:
 # ── playing ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def rules(most: int = MOST, servers: int = SERVERS) -> Rules:
-    """The product's defaults, for machines that are given as many requests as they work on."""
-    return rules_of(ScaleConfig(max=most), servers)
+def rules(most: int = MOST) -> Rules:
+    """The product's defaults."""
+    return rules_of(ScaleConfig(max=most), ServiceConfig().max_in_flight)
 
 
 def scenario(shape: str, seed: int) -> Scenario:
@@ -132,7 +132,7 @@ def day() -> Day:
     """A day that has its hours, of 1,000 requests/s on average. A replica serves 200/s."""
     shape = SHAPES["diurnal"](base=0.25, peak=1.5, duration_s=DAY_S)
     trace = shape.scaled(scale=DAY_RATE * DAY_S / shape.expected)
-    chosen = rules(DAY_MOST, DAY_SERVERS)
+    chosen = rules(DAY_MOST)
     planner = Timed(chosen)
     begun = time.process_time()
     result = simulate(

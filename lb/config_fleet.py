@@ -172,7 +172,7 @@ class ScaleConfig(Table):
     """A queue that drains in this time asks for nothing."""
     latency_p99: Annotated[Seconds, Field(gt=0, le=3600)] | None = None
     idle_after: Annotated[Seconds, Field(ge=1)] = 600.0
-    burst: Annotated[float, Field(gt=1, le=256)] | None = None
+    burst: Annotated[float, Field(gt=0, le=256)] | None = None
     """How many times its cpu_limit a replica may use while another is on its way."""
     host_contention: Literal["hold", "ignore"] = "hold"
     step: tuple[StepConfig, ...] = ()
@@ -207,6 +207,8 @@ class ScaleConfig(Table):
             yield f"min = {self.min} is more than max = {self.max}"
         if self.burst is not None and self.target_cpu >= self.burst:
             yield f"target_cpu = {self.target_cpu:g} is not below burst = {self.burst:g}"
+        elif self.burst is not None and self.burst <= 1:
+            yield f"burst = {self.burst:g} is no relief: write how many times cpu_limit, above 1"
         if not self.standby_window <= self.snapshot_window <= self.grow_window:
             yield (
                 f"standby_window = {self.standby_window:g} s, snapshot_window ="
@@ -224,6 +226,13 @@ class ScaleConfig(Table):
                     f"{name} = {window:g} s holds fewer than two samples"
                     f" (sample_interval = {self.sample_interval:g} s)"
                 )
+        if "shrink_window_max" in self.model_fields_set and (
+            self.shrink_window_max < self.shrink_window
+        ):
+            yield (
+                f"shrink_window_max = {self.shrink_window_max:g} s is shorter than shrink_window ="
+                f" {self.shrink_window:g} s"
+            )
         if self.panic_window >= self.stable_window:
             yield (
                 f"panic_window = {self.panic_window:g} s is not shorter than stable_window ="
@@ -254,6 +263,11 @@ class ScaleConfig(Table):
     def _steps_that_cross(self) -> Iterator[str]:
         above = sorted((s.cpu_above, s.add) for s in self.step if s.cpu_above and s.add)
         below = sorted((s.cpu_below, s.remove) for s in self.step if s.cpu_below and s.remove)
+        if above and self.burst is None and above[0][0] >= 1:
+            yield (
+                f"step: cpu_above = {above[0][0]:g} is never passed: without burst a replica uses"
+                " no more than 1.0 of its CPU"
+            )
         if above and below and below[-1][0] >= above[0][0]:
             yield (
                 f"step: cpu_below = {below[-1][0]:g} is not below cpu_above = {above[0][0]:g}: the"

@@ -155,6 +155,7 @@ class Scaler:
             self._overrides.put(service, override)
             instead = f", no longer {in_words(before)}" if before is not None else ""
             self._tell(f"an operator orders {in_words(override)}{instead}", override)
+        self.log.newest = None  # it was made before, and says something else
         self._go_by_rules()
 
     def _decided(self, decision: Decision) -> None:
@@ -200,12 +201,15 @@ class Scaler:
 
     def awaited(self) -> float:
         """For how many seconds a request that finds no replica may wait for one. 0 where none comes
-        for it: there always should be some, the last launches failed, no host answers, or an
-        operator wants none."""
-        rules = self.controller.rules
-        if rules.min or self._retiring or not self.running or self.fleet.gate.is_open:
+        for it: there always should be some, the last launches failed and none is due, no host
+        answers or one was never seen, or an operator wants none."""
+        rules, gate = self.controller.rules, self.fleet.gate
+        if rules.min or self._retiring or not self.running:
             return 0.0
-        if len(self.controller.unreachable) >= len(self._hosts):
+        if gate.is_open and not gate.allows(self.controller.now()):
+            return 0.0  # once a launch is due again, a request has to wait, or none would be tried
+        down = set(self.controller.unreachable)
+        if len(down) >= len(self._hosts) or self.fleet.unseen_hosts & down:
             return 0.0
         override = rules.override
         if override is not None and not override.holds(time.time()):

@@ -124,11 +124,13 @@ def test_the_meaning_names_the_best_the_next_and_the_price() -> None:
     b = stands("b", violating_seconds=30, vm_seconds=100.0)
     assert meaning([b, a], 600.0) == (
         "a: p99 was over the objective, or a request was lost, in 6 of 600 s (1.0%), with 1.50"
-        " times the machine time that would have been enough. That is the best of them; next is b"
+        " times the machine time of one who knew it all. That is the best of them; next is b"
         " with 30 s. The best took 20% more machine time than the next."
     )
     assert "as much machine time as the next" in meaning([a, stands("c", vm_seconds=120.0)], 600.0)
-    assert meaning([a], 600.0).endswith("enough.")
+    assert meaning([a], 600.0).endswith("knew it all.")
+    lost = stands("a", violating_seconds=400, vm_seconds=120.0)
+    assert "too few for this load" in meaning([lost], 600.0)
 
 
 def test_a_rival_with_fewer_violations_is_a_miss_and_so_is_a_cheaper_hpa() -> None:

@@ -149,7 +149,7 @@ def schedule(**entry: Any) -> dict[str, Any]:
             ": target_cpu = 0.9 with tolerance = 0.2 is 1.08: a replica that uses all of its CPU"
             " would not be above it",
         ),
-        ({"burst": 1}, ".burst: "),
+        ({"burst": 1}, "burst = 1 is no relief"),
         (
             {"standby_window": "3s", "snapshot_window": "2s", "grow_window": "5s"},
             ": standby_window = 3 s, snapshot_window = 2 s and grow_window = 5 s: what costs more",

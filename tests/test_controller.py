@@ -51,7 +51,7 @@ async def test_low_high_low_one_replica_two_and_one_again() -> None:
     world.demand = 0.9
     took = await world.until(lambda: world.fleet.counts().booting == 1)
     assert 6 <= took <= 8, "the window, one interval for the partial seconds, one to see it"
-    assert world.reasons("scale.up") == [Reason.CPU_OVERLOAD]
+    assert world.reasons("scale.up") == [Reason.BELOW_MIN, Reason.CPU_OVERLOAD]
     await world.until(lambda: world.fleet.counts().ready == 2)
     await world.run(5)
     sentence = world.decision.sentence
@@ -206,8 +206,8 @@ async def test_the_journal_is_told_what_was_wanted_and_how_it_comes() -> None:
     world = await serving(1, wanted=rules(high=2))
     world.demand = 9.0
     await world.until(lambda: world.fleet.counts().ready == 2)
-    (up,) = [note for note in world.notes if note.kind == "scale.up"]
-    assert up.message == next(d.sentence for d in world.decisions if d.desired > d.current)
+    _, up = [note for note in world.notes if note.kind == "scale.up"]
+    assert up.message == [d.sentence for d in world.decisions if d.desired > d.current][1]
     assert up.message.startswith("1 → 2: CPU 1.00 of target 0.60 over ")
     assert up.message.endswith("cold boot serves in 10 s")
     assert up.data == {"from": 1, "to": 2, "wanted": 2, "path": "cold"}
@@ -264,7 +264,7 @@ async def test_the_first_difference_after_a_new_run_is_no_data(how: str) -> None
     signal = world.fleet.statuses()[0].signal
     assert signal is not None
     assert signal.utilisation == pytest.approx(0.3)
-    assert world.reasons("scale.up") == []
+    assert world.reasons("scale.up") == [Reason.BELOW_MIN]
 
 
 async def test_a_new_replica_goes_where_cores_are_to_spare() -> None:
@@ -385,7 +385,7 @@ async def test_a_fleet_that_keeps_its_size_replaces_who_dies_all_the_same(mode: 
     await world.until(lambda: world.fleet.counts().ready == 2, at_most_s=30)
     assert dead not in world.fleet.ready_names()
     assert world.reasons("vm.launch")[2:] == [Reason.REPLACED]
-    assert world.reasons("scale.up") == []
+    assert world.reasons("scale.up") == [Reason.BELOW_MIN]
     world.demand = 0.0
     await world.run(120)
     assert world.fleet.counts().ready == 2
@@ -396,7 +396,7 @@ async def test_an_override_counts_until_its_time_is_over() -> None:
     until = 1.7e9 + world.clock.now() + 120
     world.controller.rules = rules(override=Override(Mode.FIXED, 3, until))
     await world.until(lambda: world.fleet.counts().ready == 3, at_most_s=30)
-    assert world.reasons("scale.up") == [Reason.OVERRIDE]
+    assert world.reasons("scale.up") == [Reason.BELOW_MIN, Reason.OVERRIDE]
     await world.run(60)
     assert world.fleet.counts().ready == 3
     await world.until(lambda: world.fleet.counts().existing == 1, at_most_s=240)
@@ -726,3 +726,13 @@ def test_any_story_ends_well() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+async def test_a_reload_forgets_nothing_of_what_was_seen() -> None:
+    """Two replicas, one is enough: the minute goes on through reloads, as each calls `keep`."""
+    world = await serving(2, wanted=rules(low=2))
+    world.controller.rules = rules()
+    await world.run(30)
+    world.controller.keep()
+    took = await world.until(lambda: world.fleet.counts().draining == 1)
+    assert took <= 40

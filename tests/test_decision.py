@@ -22,7 +22,7 @@ CPU = Part(
     Reason.CPU_OVERLOAD,
     3,
     4,
-    {"utilisation": 0.91, "target": 0.6, "over_s": 6.0, "replicas": "2 replicas"},
+    {"utilisation": 0.91, "target": 0.6, "over_s": 6.0, "replicas": 2, "on": "2 replicas"},
 )
 QUEUE = Part(Reason.QUEUE, 2, 2, {"queued": 14, "drain_s": 2.1, "drains": "drains in 2.1 s"})
 

@@ -17,7 +17,13 @@ NOON = 1_700_000_000.0
 
 
 def steady(service: str = "web", *, cpu: float = 0.3, desired: int = 2, **more: object) -> Decision:
-    numbers = {"utilisation": cpu, "target": 0.6, "over_s": 1.0, "replicas": desired}
+    numbers: dict[str, float | int | str | None] = {
+        "utilisation": cpu,
+        "target": 0.6,
+        "over_s": 1.0,
+        "replicas": desired,
+        "on": f"{desired} replicas",
+    }
     part = Part(Reason.CPU_OVERLOAD, desired, desired, numbers)
     return Decision(service, 1.0, desired, desired, Reason.STEADY, (part,), **more)  # type: ignore[arg-type]
 

@@ -41,8 +41,29 @@ async def test_from_nothing_to_one_that_serves() -> None:
     assert event.address == "127.0.0.1:40001"
     await world.run(10)
     assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
-    assert world.said() == [("vm.launch", Reason.BELOW_MIN), ("vm.ready", Reason.BELOW_MIN)]
+    assert world.said() == [
+        ("scale.up", Reason.BELOW_MIN),
+        ("vm.launch", Reason.BELOW_MIN),
+        ("vm.ready", Reason.BELOW_MIN),
+    ]
     assert world.boots == [(Path.COLD, 10.0)]
+
+
+async def test_a_size_that_is_taken_back_at_once_costs_nobody_who_serves() -> None:
+    """Two more are being created when one is enough again: they go once they can be told, not the
+    one that serves in their place."""
+    world = World(rules(high=3))
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    (serves,) = world.fleet.ready_names()
+    world.host.hold_creates()
+    world.controller.rules = rules(low=3, high=3)
+    await world.run(1)
+    world.controller.rules = rules(high=1)
+    await world.run(3)
+    world.host.release_creates()
+    await world.until(lambda: world.fleet.counts().existing == 1)
+    assert world.fleet.ready_names() == (serves,)
+    assert serves not in world.told(EventKind.DRAIN)
 
 
 async def test_a_replica_joins_before_it_is_ready_and_serves_only_once_it_answers() -> None:

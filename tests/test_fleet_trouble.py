@@ -87,7 +87,7 @@ async def test_an_overload_that_fails_every_check_still_starts_one_more() -> Non
         world.clock.advance(1)
         await world.controller.tick()
         await world.tasks.settle()
-    assert world.reasons("scale.up") == [Reason.CPU_OVERLOAD]
+    assert world.reasons("scale.up") == [Reason.BELOW_MIN, Reason.CPU_OVERLOAD]
 
 
 async def test_one_taken_back_that_never_passes_its_checks_again_is_replaced() -> None:

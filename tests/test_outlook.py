@@ -79,7 +79,7 @@ def test_without_any_host_nothing_is_said() -> None:
 
 
 def test_a_floor_is_the_higher_of_schedule_and_forecast() -> None:
-    outlook = seen(Signals())
+    outlook = seen(Signals())._replace(rules=plain(forecast=Forecasting.ACT))
     assert outlook.floor is None
     part = outlook.parts[0]
     schedule = part._replace(reason=Reason.SCHEDULE, asks=2)
@@ -97,7 +97,7 @@ def test_it_is_blind_where_somebody_serves_and_nobody_is_heard_of() -> None:
 
 def test_idle_is_who_has_had_nothing_to_do_since() -> None:
     story = Story(plain(0))
-    busy: list[dict[str, Any]] = [{"in_flight": 1}, {"queued": 1}, {"arrivals": 0.1}]
+    busy: list[dict[str, Any]] = [{"in_flight": 1}, {"queued": 1}, {"elsewhere": 1}]
     since: list[float | None] = []
     for work in ({}, {}, *busy, {}, {}):
         story.tick(0.0, **work)

@@ -21,19 +21,48 @@ def served(*rates: float, used: tuple[float | None, ...], reading_s: float = 1.0
     return replicas(*used, served_per_s=dict(zip(names, rates, strict=True)), reading_s=reading_s)
 
 
+def learned(seconds: int, *rates: float, used: tuple[float | None, ...]) -> Capacity:
+    capacity = Capacity()
+    for _ in range(seconds):
+        capacity = capacity.learn(served(*rates, used=used), FRESH_S, NOW)
+    return capacity
+
+
 def test_ten_a_second_at_half_of_the_time_make_twenty() -> None:
-    capacity = Capacity().learn(served(10.0, used=(0.5,)), FRESH_S, NOW)
+    capacity = learned(5, 10.0, used=(0.5,))
     assert capacity.usual == pytest.approx(20.0)
     assert capacity.of("web-0") == pytest.approx(20.0)
 
 
-def test_the_usual_one_is_the_mean_over_machines() -> None:
-    """One answers 20 a second, a slower one 10; of a third nothing is known."""
-    signals = served(10.0, 8.0, 5.0, used=(0.5, 0.8, None))
-    capacity = Capacity().learn(signals, FRESH_S, NOW)
-    assert capacity.usual == pytest.approx(15.0)
+def test_the_usual_one_is_what_all_answer_for_what_all_use() -> None:
+    """One answers 20 a second, a busier one 10; of a third nothing is known."""
+    capacity = learned(3, 10.0, 8.0, 5.0, used=(0.5, 0.8, None))
+    assert capacity.usual == pytest.approx(18 / 1.3)
     assert capacity.of("web-1") == pytest.approx(10.0)
-    assert capacity.of("web-2") == pytest.approx(15.0)
+    assert capacity.of("web-2") == pytest.approx(18 / 1.3)
+
+
+def test_two_busy_seconds_are_needed() -> None:
+    assert learned(1, 10.0, used=(1.0,)).usual is None
+    assert learned(3, 10.0, used=(1.0,)).usual == pytest.approx(10.0)
+
+
+def test_where_somebody_always_waits_what_is_answered_is_what_can_be() -> None:
+    """A fifth of its CPU, and a queue that never ends: it waits for something else."""
+    capacity = learned(3, 10.0, used=(0.2,))
+    queued = replace(served(10.0, used=(0.2,)), waiting_s=30.0, queued=9)
+    for _ in range(100):
+        capacity = capacity.learn(queued, FRESH_S, NOW)
+    assert capacity.usual == pytest.approx(10.0, rel=0.02)
+
+
+def test_who_joined_while_others_waited_did_not_answer_all_the_time() -> None:
+    """Two answers within the last fifth of the second, which is all that it was there."""
+    before = learned(10, 10.0, used=(1.0,))
+    both = replace(served(10.0, 2.0, used=(1.0, 0.2)), waiting_s=30.0, queued=9)
+    capacity = before.learn(both, FRESH_S, NOW)
+    assert capacity.of("web-1") == pytest.approx(10.0)
+    assert capacity.usual == pytest.approx(10.0)
 
 
 def test_nothing_is_known_before_anybody_worked() -> None:
@@ -51,7 +80,7 @@ def test_what_is_old_or_has_no_rate_teaches_nothing() -> None:
 
 
 def test_once_learned_it_is_kept_while_all_are_idle_or_gone() -> None:
-    capacity = Capacity().learn(served(10.0, used=(0.5,)), FRESH_S, NOW)
+    capacity = learned(5, 10.0, used=(0.5,))
     assert capacity.learn(served(0.0, used=(0.0,)), FRESH_S, NOW).usual == pytest.approx(20.0)
     gone = capacity.learn(Signals(), FRESH_S, NOW)
     assert gone.usual == pytest.approx(20.0)
@@ -59,10 +88,12 @@ def test_once_learned_it_is_kept_while_all_are_idle_or_gone() -> None:
 
 
 def test_a_busy_second_weighs_more_than_a_quiet_one() -> None:
-    """12 a second at 0.6, then 1 a second at 0.1: mostly the former."""
-    capacity = Capacity().learn(served(12.0, used=(0.6,)), FRESH_S, NOW)
+    """12 a second at 0.6, five times, then 1 a second at 0.1: mostly the former."""
+    capacity = learned(5, 12.0, used=(0.6,))
+    weight = capacity.busy["web-0"][1] / 0.6
     capacity = capacity.learn(served(1.0, used=(0.1,)), FRESH_S, NOW)
-    assert capacity.usual == pytest.approx((12 * 0.95 + 1) / (0.6 * 0.95 + 0.1))
+    faded, new = weight * 0.95, 0.05
+    assert capacity.usual == pytest.approx((12 * faded + new) / (0.6 * faded + 0.1 * new))
 
 
 def test_a_deployment_that_makes_requests_dearer_is_learned_within_a_minute() -> None:

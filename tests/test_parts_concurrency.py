@@ -74,7 +74,7 @@ def test_a_margin_is_kept_before_one_leaves() -> None:
 
 def test_its_words() -> None:
     words = Seconds().second(12).words
-    assert words == "12.0 requests at once over 60 s, 10 a replica, ask for 2"
+    assert words == "12.0 requests running or waiting, 12.0 over 60 s, at 10 a replica ask for 2"
 
 
 # ── what waits ───────────────────────────────────────────────────────────────────────────────────

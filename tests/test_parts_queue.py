@@ -90,10 +90,15 @@ def test_a_queue_of_a_slow_boot_is_for_those_that_boot() -> None:
 
 def test_its_words() -> None:
     drains = part(0.5, queued=14, arrivals_per_s=13.0)
-    assert drains.words == "queue 14 drains in 2.0 s, which asks for 1"
+    assert (
+        drains.words
+        == "queue 14 drains in 2.0 s while 13.0/s come and one answers 20.0/s, which asks for 1"
+    )
     assert drains.numbers["drain_s"] == pytest.approx(2.0)
     grows = part(1.0, queued=14, arrivals_per_s=20.0)
-    assert grows.words == "queue 14 grows, which asks for 2"
+    assert (
+        grows.words == "queue 14 grows while 20.0/s come and one answers 20.0/s, which asks for 2"
+    )
     assert grows.numbers["drain_s"] is None
     words = part(1.0, arrivals_per_s=30.0).words
     assert "drains" not in words, "there is no queue"

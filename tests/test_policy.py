@@ -4,6 +4,7 @@ fewer are enough where the rest would stay below 0.48."""
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
@@ -169,6 +170,30 @@ def test_the_queue_of_a_slow_boot_does_not_inflate_the_count() -> None:
         assert decision.desired == 4
 
 
+def test_who_waits_inside_a_replica_waits_too() -> None:
+    """`max_in_flight` lets 64 in; one vCPU works on one of them at a time."""
+    story = Story(plain(high=20))
+    story.loads(20, 0.5)
+    story.tick(1.0, in_flight=30, arrivals=50)
+    decision = story.tick(1.0, in_flight=60, arrivals=50)
+    assert (
+        "queue 59 grows while 50.0/s come and one answers 20.0/s, which asks for 5"
+        in decision.sentence
+    )
+    assert "queue" not in story.tick(0.5, in_flight=60, arrivals=10).sentence, "they may wait"
+
+
+def test_without_any_sample_those_who_wait_ask_all_the_same() -> None:
+    """libvirt does not answer for a while; the proxy sees what it sees. Nobody leaves for it."""
+    story = Story(plain(high=8), replicas=2)
+    story.ticks(20, 0.5, 0.5)
+    wanted = {
+        story.tick(None, None, queued=300, in_flight=128, arrivals=90).desired for _ in "1" * 9
+    }
+    assert max(wanted) > 2
+    assert min(wanted) == 2
+
+
 def test_what_works_off_the_queue_is_no_reason_to_grow() -> None:
     """Two replicas, both busy with what waits; what comes in needs half of them."""
     story = Story(plain(high=8), replicas=2)
@@ -181,7 +206,7 @@ def test_running_requests_ask_where_cpu_is_idle() -> None:
     story = Story(plain(high=8))
     decision = next(d for _ in range(30) if (d := story.tick(0.05, in_flight=180)).desired > 1)
     assert (decision.desired, decision.reason) == (4, Reason.CONCURRENCY)
-    assert "180.0 requests at once" in decision.sentence
+    assert "180.0 requests running or waiting" in decision.sentence
 
 
 def test_twice_as_much_is_panic_and_nobody_leaves_for_a_minute() -> None:
@@ -296,7 +321,9 @@ def test_load_that_one_could_carry_for_a_minute_lets_one_leave() -> None:
 
 def test_with_two_at_a_quarter_each_one_would_be_too_close_to_the_target() -> None:
     """Σ 0.50 / 0.48 = 1.04 → two are needed: one would run at 0.50."""
-    assert Story(replicas=2).ticks(300, 0.25, 0.25).reason is Reason.STEADY
+    decision = Story(replicas=2).ticks(300, 0.25, 0.25)
+    assert (decision.desired, decision.reason) == (2, Reason.KEPT)
+    assert decision.sentence.endswith("asks for 1; the margin below the target keeps 2")
 
 
 def test_ten_busy_seconds_within_the_minute_keep_both() -> None:
@@ -380,6 +407,20 @@ def test_a_small_change_is_not_made() -> None:
     story = Story(plain(high=9, min_change=2), replicas=4)
     assert story.ticks(30, *[0.7] * 4).reason is Reason.SMALL_CHANGE
     assert story.ticks(10, *[0.95] * 4).desired == 7
+
+
+def test_what_the_schedule_wants_is_followed_to_the_last_one() -> None:
+    always = Scheduled("0 0 * * *", "59 23 * * *", "UTC", 2)
+    assert Story(plain(high=9, min_change=2, schedule=(always,))).tick(0.1).desired == 2
+
+
+def test_a_limit_leaves_no_change_smaller_than_the_least() -> None:
+    limit = RateLimit(3, 0.0, 15.0)
+    story = Story(plain(high=30, min_change=2, grow_limit=limit), replicas=3)
+    sizes = [story.load(12.0).desired for _ in range(40)]
+    steps = [b - a for a, b in pairwise(sizes) if b != a]
+    assert steps
+    assert min(steps) >= 2
 
 
 # ── steps ────────────────────────────────────────────────────────────────────────────────────────
@@ -521,6 +562,14 @@ def test_the_limit_is_lifted_while_help_is_on_its_way() -> None:
     assert not Story().ticks(7, 0.9).burst, "not unless configured"
 
 
+def test_the_limit_is_put_back_where_no_help_comes_and_no_load_asks_for_it() -> None:
+    story = Story(plain(burst=2.0))
+    story.ticks(7, 0.9)
+    assert not story.ticks(60, 0.9, failures=6).burst, "launches fail"
+    always = Scheduled("0 0 * * *", "59 23 * * *", "UTC", 2)
+    assert not Story(plain(burst=2.0, schedule=(always,))).tick(0.1).burst
+
+
 # ── zero ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -641,7 +690,7 @@ def test_a_changed_shrink_window_counts_at_once() -> None:
 def test_a_decision_carries_what_each_part_said() -> None:
     story = Story(plain(high=9, latency_p99_s=1.0), replicas=2)
     story.ticks(20, 0.5, 0.5, p99_s=0.1)
-    shown = story.tick(1.0, 1.0, queued=14, in_flight=90, arrivals=33, p99_s=0.4).as_dict()
+    shown = story.tick(1.0, 1.0, queued=14, in_flight=2, arrivals=33, p99_s=0.4).as_dict()
     assert shown["reason"] == "not_sustained"
     by_reason = {part["reason"]: part for part in shown["parts"]}
     assert set(by_reason) == {"cpu_overload", "concurrency", "queue", "latency"}

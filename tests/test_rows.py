@@ -36,9 +36,11 @@ PARTS = (
         Reason.CPU_OVERLOAD,
         2,
         2,
-        {"utilisation": 0.66, "target": 0.6, "over_s": 3.0, "replicas": "2 replicas"},
+        {"utilisation": 0.66, "target": 0.6, "over_s": 3.0, "replicas": 2, "on": "2 replicas"},
     ),
-    Part(Reason.CONCURRENCY, 3, 3, {"in_flight": 108.0, "target": 45.0, "over_s": 60.0}),
+    Part(
+        Reason.CONCURRENCY, 3, 3, {"in_flight": 108.0, "mean": 99.0, "target": 45.0, "over_s": 60.0}
+    ),
     Part(Reason.QUEUE, 4, 2, {"queued": 7, "drain_s": 2.0, "drains": "drains in 2.0 s"}),
     Part(Reason.LATENCY, 2, 2, {"p99_s": 0.3, "target_s": 0.2}),
     Part(Reason.FORECAST, 0, 0, {"demand": 1.7, "would": 3, "lead_s": 9.0, "error": 0.25}),

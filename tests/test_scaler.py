@@ -233,6 +233,10 @@ async def test_nobody_waits_where_launches_fail(tmp_path: Path) -> None:
         fleet._launches.gate = LaunchGate(BREAKER_AFTER, time.monotonic() + 60)
         assert (await get(balancer))[0] == 503
         assert host.ours() == []
+        # once one is due again somebody has to wait for it, or none would ever be tried
+        fleet._launches.gate = LaunchGate(BREAKER_AFTER, time.monotonic() - 1)
+        assert scaler(balancer).awaited() == 120
+        assert (await get(balancer))[0] == 200
 
 
 # ── what is remembered ───────────────────────────────────────────────────────────────────────────

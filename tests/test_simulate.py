@@ -68,8 +68,9 @@ def test_no_request_and_no_machine_gets_lost(played: Scenario, wants: list[int])
 
     def ask(signals: Signals, fleet: Fleet, now: float) -> int:
         seen.append(fleet)
-        assert 0 <= signals.in_flight <= fleet.ready * played.servers
+        assert 0 <= signals.in_flight <= fleet.ready * played.max_in_flight
         assert signals.queued <= played.queue_length or played.faults.repeated
+        assert not signals.queued or signals.in_flight >= fleet.ready * played.max_in_flight
         return wants[len(seen) % len(wants)]
 
     result = simulate(played, Asks(ask))

@@ -54,12 +54,22 @@ def test_arrivals_running_and_answers() -> None:
 
 
 def test_the_queue_and_since_when_it_waits() -> None:
-    """20 requests/s to one that does 10: after 10 s some 100 wait, without a break."""
-    ticks = seen(scenario(flat(20.0, 10.5)), always(1))
+    """20 requests/s to one that does 10 and is given one: after 10 s some 100 wait, without a
+    break."""
+    ticks = seen(scenario(flat(20.0, 10.5), max_in_flight=1), always(1))
     _, last, _ = ticks[-1]
     assert last.queued == pytest.approx(100, abs=40)
     assert 8.0 < last.waiting_s < 10.0
     assert last.latency_p99_s == pytest.approx(last.queued / 20, abs=1.5)
+
+
+def test_who_waits_inside_a_replica_is_not_seen_to_wait() -> None:
+    """The same, and it is given 64 of them: the first seconds show no queue at all."""
+    ticks = seen(scenario(flat(20.0, 10.5)), always(1))
+    shown = [(signals.in_flight, signals.queued) for _, signals, _ in ticks]
+    assert all(inside == 64 for inside, queued in shown if queued)
+    assert shown[2][1] == 0 < shown[2][0]
+    assert shown[-1][1] > 0
 
 
 def test_an_idle_service_has_no_latency() -> None:

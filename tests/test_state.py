@@ -12,8 +12,8 @@ from autoscale.state import State
 from tests.planning import Story, plain
 
 
-@pytest.mark.parametrize(("active", "desired"), [(0, 2), (3, 3), (9, 5)])
-def test_it_begins_with_those_there_are_within_the_bounds(active: int, desired: int) -> None:
+@pytest.mark.parametrize(("active", "desired"), [(0, 0), (3, 3), (9, 9)])
+def test_it_begins_with_those_there_are(active: int, desired: int) -> None:
     assert State.start(active, Rules(min=2, max=5)).desired == desired
 
 

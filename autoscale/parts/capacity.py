@@ -15,6 +15,8 @@ from autoscale.signals import Signals
 
 LEAST_BUSY = 0.1
 """Below, timers and health checks would be a good part of what is measured."""
+LEAST_KNOWN = 0.1
+"""Σ U faded, from which on a capacity is told: two seconds of one busy replica."""
 MEMORY_S = 20.0
 """What was learned fades with this time constant: requests change their cost with a deployment,
 and one second's X ÷ U is noise where requests are few."""
@@ -41,15 +43,21 @@ class Capacity(NamedTuple):
                 used = 0.0
             else:
                 used = signal.utilisation
-                if saturated and used < 1.0:
+                # one that joined within this reading did not answer all through it
+                if saturated and used < 1.0 and known is not None:
                     used = 1.0
             if used >= LEAST_BUSY and rate is not None:
                 x, u = known or (0.0, 0.0)
                 known = (x * keep + rate * new, u * keep + used * new)
             if known is not None:
                 busy[vm] = known
-        rates = sorted([x / u for x, u in busy.values() if x > 0])
-        return Capacity(busy, sum(rates) / len(rates) if rates else self.usual)
+        # sorted, for the same last bit whatever their order
+        answered = worked = 0.0
+        for x, u in sorted(busy.values()):
+            answered += x
+            worked += u
+        enough = answered > 0 and worked >= LEAST_KNOWN
+        return Capacity(busy, answered / worked if enough else self.usual)
 
     def of(self, vm: str) -> float | None:
         """Requests a second that this VM can answer, as far as known."""

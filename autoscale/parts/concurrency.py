@@ -67,8 +67,10 @@ def concurrency_part(
     """Asks by the mean of its window, and by no more than there is this instant: the mean of a
     minute would else go on asking for a spike that is over."""
     panics = state.panics(now)
-    window = state.panic if panics else state.stable
-    mean, stable = window.mean(now) or 0.0, state.stable.mean(now) or 0.0
+    stable = state.stable.mean(now) or 0.0
+    mean, window = stable, state.stable
+    if panics:
+        mean, window = state.panic.mean(now) or 0.0, state.panic
     wanted = min(mean, worth)
     asks = math.ceil(wanted - HAIR)
     if asks > fleet.active and wanted <= fleet.active * (1 + rules.tolerance):
@@ -79,7 +81,8 @@ def concurrency_part(
         asks,
         keeps,
         {
-            "in_flight": wanted * rules.target_concurrency,
+            "in_flight": worth * rules.target_concurrency,
+            "mean": mean * rules.target_concurrency,
             "target": rules.target_concurrency,
             "over_s": window.span_s,
         },

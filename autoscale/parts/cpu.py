@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from autoscale.decision import Number, Part
 from autoscale.model import Fleet, Reason
-from autoscale.parts.reading import Reading
+from autoscale.parts.reading import Reading, waiting_in_all
 from autoscale.rules import Rules
 from autoscale.signals import Signals
 from autoscale.windows import Window
@@ -67,7 +67,7 @@ def cpu_part(
         - HAIR
     )
     asks = for_load(
-        reading.work * _of_arrivals(signals),
+        reading.work * _of_arrivals(signals, reading),
         rules.target_cpu,
         reading.serving + fleet.booting,
         rules.tolerance,
@@ -75,10 +75,10 @@ def cpu_part(
     return Part(Reason.CPU_OVERLOAD, asks, max(1, keeps), _numbers(reading, state, rules, now))
 
 
-def _of_arrivals(signals: Signals) -> float:
+def _of_arrivals(signals: Signals, reading: Reading) -> float:
     """Which share of the work is for requests that come in: what works off a queue is the queue's
     to count, or replicas would start for a load that is over."""
-    if not signals.queued or signals.arrivals_per_s is None:
+    if signals.arrivals_per_s is None or not waiting_in_all(signals, reading):
         return 1.0
     # of those whose work is counted, and sorted for the same last bit whatever their order
     served = sum(sorted(signals.served_per_s.get(vm, 0.0) for vm in signals.serving))
@@ -116,5 +116,6 @@ def _numbers(reading: Reading, state: CpuState, rules: Rules, now: float) -> dic
         "utilisation": mean,
         "target": rules.target_cpu,
         "over_s": round(over_s, 1),
-        "replicas": f"{reading.serving} replica{'s' if reading.serving != 1 else ''}",
+        "replicas": reading.serving,
+        "on": f"{reading.serving} replica{'s' if reading.serving != 1 else ''}",
     }

@@ -12,12 +12,9 @@ import math
 from autoscale.decision import Part
 from autoscale.model import Fleet, Reason
 from autoscale.parts.cpu import HAIR, for_load
-from autoscale.parts.reading import Reading
+from autoscale.parts.reading import Reading, waiting_in_all
 from autoscale.rules import Rules
 from autoscale.signals import Signals
-
-USED_UP = 0.9
-"""From this mean utilisation on, CPU no longer tells how much work there is."""
 
 
 def drain_s(fleet: Fleet, rules: Rules) -> float:
@@ -35,28 +32,26 @@ def queue_part(
 ) -> Part | None:
     """`each_per_s`: what one replica can answer. None where there is no queue and CPU tells enough,
     or nobody knows what a replica can do: then those who wait count as running."""
-    arrivals = signals.arrivals_per_s
-    if each_per_s is None or arrivals is None:
-        return None
-    if not signals.queued and reading.mean < USED_UP:
+    arrivals, waiting = signals.arrivals_per_s, waiting_in_all(signals, reading)
+    if each_per_s is None or arrivals is None or not (waiting or reading.used_up):
         return None
     there = reading.serving + fleet.booting
     asks = for_load(arrivals / each_per_s, rules.target_cpu, there, rules.tolerance)
     drains: float | None = 0.0
-    if signals.queued:
-        drains = _drains_in(signals.queued, reading.serving * each_per_s - arrivals)
-        need = arrivals + signals.queued / drain_s(fleet, rules)
+    if waiting:
+        drains = _drains_in(waiting, reading.serving * each_per_s - arrivals)
+        need = arrivals + waiting / drain_s(fleet, rules)
         to_drain = math.ceil(need / each_per_s - HAIR)
         # a queue that grows while replicas boot is theirs to drain
         asks = max(asks, min(to_drain, fleet.active) if fleet.booting else to_drain)
     return Part(
         Reason.QUEUE,
         asks,
-        base if signals.queued else 0,
+        base if waiting else 0,
         {
-            "queued": signals.queued,
+            "queued": waiting,
             "drain_s": drains,
-            "drains": _words(signals.queued, drains, arrivals, each_per_s),
+            "drains": _words(waiting, drains, arrivals, each_per_s),
             "arrivals_per_s": arrivals,
             "each_per_s": each_per_s,
         },
@@ -66,7 +61,8 @@ def queue_part(
 def _words(queued: int, drain_s: float | None, arrivals_per_s: float, each_per_s: float) -> str:
     if not queued:
         return f"while {arrivals_per_s:.1f} requests/s come and one answers {each_per_s:.1f}"
-    return "grows" if drain_s is None else f"drains in {drain_s:.1f} s"
+    rates = f"while {arrivals_per_s:.1f}/s come and one answers {each_per_s:.1f}/s"
+    return f"grows {rates}" if drain_s is None else f"drains in {drain_s:.1f} s {rates}"
 
 
 def _drains_in(queued: int, spare_per_s: float) -> float | None:

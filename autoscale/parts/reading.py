@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from autoscale.signals import Signals
 
+USED_UP = 0.9
+"""Mean utilisation from which on more load shows in queues only."""
 BUSY = 1.0
 """What a replica without a sample is taken to use where others would leave."""
 
@@ -25,6 +27,8 @@ class Reading(NamedTuple):
     begin: float
     end: float
     """What the samples cover: from the beginning of the earliest to the end of the latest."""
+    vcpus: int = 0
+    """Of those with a fresh sample together."""
     waits: bool = False
     """Some of them had to wait for a core of their host."""
 
@@ -38,6 +42,11 @@ class Reading(NamedTuple):
         return self.work + BUSY * (self.serving - self.fresh)
 
     @property
+    def used_up(self) -> bool:
+        """CPU no longer tells how much work there is."""
+        return self.mean >= USED_UP
+
+    @property
     def mean(self) -> float:
         """Utilisation of a replica, those that are missing idle."""
         return self.work / self.serving if self.serving else 0.0
@@ -46,12 +55,13 @@ class Reading(NamedTuple):
 def read(signals: Signals, fresh_s: float, now: float) -> Reading:
     """What the newest samples say, those older than `fresh_s` left out."""
     oldest, cpu = now - fresh_s, signals.cpu
-    begin, end, waits, work = now, oldest, False, []
+    begin, end, vcpus, waits, work = now, oldest, 0, False, []
     for vm in signals.serving:
         signal = cpu.get(vm)
         if signal is None or signal.at < oldest:
             continue
         work.append(signal.utilisation)
+        vcpus += signal.vcpus
         began = signal.at - signal.interval_s
         if began < begin:
             begin = began
@@ -62,4 +72,13 @@ def read(signals: Signals, fresh_s: float, now: float) -> Reading:
     # sorted, so that the order of the machines changes not even the last bit
     work.sort()
     fresh = len(work)
-    return Reading(len(signals.serving), fresh, sum(work), begin, end if fresh else now, waits)
+    return Reading(
+        len(signals.serving), fresh, sum(work), begin, end if fresh else now, vcpus, waits
+    )
+
+
+def waiting_in_all(signals: Signals, reading: Reading) -> int:
+    """Who waits in the proxy; and where CPU is used up, who waits inside the replicas: of those
+    that run there, only as many as there are vCPUs can be worked on."""
+    inside = signals.in_flight - reading.vcpus if reading.used_up else 0
+    return signals.queued + max(0, inside)

@@ -71,6 +71,8 @@ class Readings:
         """What a replica would have worked that served from the beginning."""
         self._served_each = 0.0
         self._arrived = 0
+        self._queued_since: float | None = None
+        """Since when somebody has waited in the proxy's sight."""
         self._read = 0
 
     # --- what happens between two readings
@@ -144,13 +146,23 @@ class Readings:
         for machine in machines.all:
             if machine.state is VmState.DRAINING:
                 served[machine.name] = int(machine.served)
+        # what a replica is given beyond its servers waits inside it, out of the proxy's sight
+        inside = min(
+            len(queue.running) + len(queue.waiting),
+            len(machines.ready) * self._scenario.max_in_flight,
+        )
+        queued = len(queue.running) + len(queue.waiting) - inside
+        if not queued:
+            self._queued_since = None
+        elif self._queued_since is None:
+            self._queued_since = now
         return Demand(
             at=now,
             arrived_total=self._arrived,
-            queued=len(queue.waiting),
-            waiting_s=now - queue.waiting_since if queue.waiting_since is not None else 0.0,
+            queued=queued,
+            waiting_s=now - self._queued_since if self._queued_since is not None else 0.0,
             latency_p99_s=self._recent.p99(),
-            in_flight=shares(len(queue.running), machines.ready),
+            in_flight=shares(inside, machines.ready),
             served_total=served,
         )
 

@@ -84,6 +84,9 @@ class Scenario:
     max_replicas: int = 10
     initial_replicas: int = 1
     objective_p99_s: float = 1.0
+    max_in_flight: int = 64
+    """A replica is given so many requests at a time: what is more than its servers work on waits
+    inside it, where only the number running tells of it. The order is the queue's all the same."""
     queue_length: int = 512
     """A request that finds so many waiting is lost."""
     max_wait_s: float = 30.0
@@ -134,6 +137,8 @@ class Scenario:
             yield f"{self.min_replicas} to {self.max_replicas} replicas cannot be"
         if not 0 <= self.initial_replicas <= self.max_replicas:
             yield f"{self.initial_replicas} replicas at the start, but {self.max_replicas} at most"
+        if self.max_in_flight < 1:
+            yield f"max_in_flight = {self.max_in_flight} lets nobody in"
         if self.servers < 1 or self.standbys < 0 or self.queue_length < 0:
             yield "servers must be 1 or more, standbys and queue_length 0 or more"
         positive = {

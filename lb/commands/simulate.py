@@ -192,8 +192,7 @@ def _setting(settings: Settings, options: Options) -> tuple[Scenario, Rules]:
     try:
         trace = _trace(options)
         service = _service(config, options)
-        # in the simulator a replica never has more requests than it works on: the rest waits
-        rules = rules_of(service.scale, options.servers)
+        rules = rules_of(service.scale, service.max_in_flight)
         scenario = Scenario(
             name=options.load if options.load in _shapes() else Path(options.load).name,
             rate=trace,
@@ -202,6 +201,7 @@ def _setting(settings: Settings, options: Options) -> tuple[Scenario, Rules]:
             min_replicas=rules.min,
             max_replicas=rules.max,
             initial_replicas=settled(trace.rates[0], options.service_s, options.servers, rules),
+            max_in_flight=service.max_in_flight,
             objective_p99_s=options.objective_s or rules.latency_p99_s or 1.0,
             queue_length=service.queue.length,
             max_wait_s=service.queue.max_wait,
