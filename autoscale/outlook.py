@@ -114,9 +114,12 @@ def look(
         said = tuple([_beside(part, reading.serving, away) for part in said])
     asks = load_asks = keeps = 0
     for part in said:
-        asks, keeps = max(asks, part.asks), max(keeps, part.keeps)
-        if part.reason not in FLOORS:
-            load_asks = max(load_asks, part.asks)
+        if part.asks > asks:
+            asks = part.asks
+        if part.keeps > keeps:
+            keeps = part.keeps
+        if part.asks > load_asks and part.reason not in FLOORS:
+            load_asks = part.asks
     since = None
     asked = _asked(said, reading, signals, rules, now)
     if reading.missing:
@@ -127,7 +130,8 @@ def look(
     # of those that are missing or unavailable, what they would carry shows with the others, or not
     # at all: nobody knows
     kept = max(keeps, base) if fleet.unavailable or reading.missing else keeps
-    after = state._replace(
+    after = State(
+        desired=state.desired,
         pace=state.pace.ask(asked).keep(min(kept, rules.max), now),
         cpu=cpu,
         concurrency=running,

@@ -87,7 +87,7 @@ class Pace(NamedTuple):
             self.up[1].add(b.replicas, b.end),
             self.up[2].add(c.replicas, c.end),
         )
-        return self._replace(up=up)
+        return Pace(up, self.down, self.changes, self.lull)
 
     def at_least_as_before(self, asked: AskedAll) -> AskedAll:
         """Where samples are missing: what was asked for last still is."""
@@ -96,7 +96,7 @@ class Pace(NamedTuple):
         return asked[INSTANT], ask._replace(replicas=max(ask.replicas, last)), asked[SLOW]
 
     def keep(self, replicas: int, now: float) -> Pace:
-        return self._replace(down=self.down.add(-replicas, now))
+        return Pace(self.up, self.down.add(-replicas, now), self.changes, self.lull)
 
     def changed(self, by: int, rules: Rules, now: float, *, by_load: bool) -> Pace:
         """The fleet changes by so many: the window of the other direction begins anew, so it does

@@ -81,6 +81,8 @@ def _relief(seen: Outlook, choice: _Choice) -> bool:
 
 
 def _after(decision: Decision, seen: Outlook, state: State) -> State:
+    if decision.desired == decision.current == state.desired:
+        return state
     if decision.desired == decision.current:
         return state._replace(desired=decision.desired)
     latency = state.latency

@@ -23,25 +23,30 @@ class Window(NamedTuple):
     since: float | None = None
     """When the unbroken history began; None before the first value."""
     buckets: tuple[Bucket, ...] = ()
+    count: int = 0
+    total: float = 0.0
+    """Of all buckets; added up anew with each, so that no rounding piles up."""
 
     def add(self, at: float, value: float) -> Window:
         """This window with one more value. A clock that steps back starts the history anew."""
-        span_s, since, buckets = self
+        span_s, since, buckets, count, total = self
         fresh = (at, 1, value, value, value)
         if not buckets or at < buckets[-1][0]:
-            return Window(span_s, at, (fresh,))
+            return Window(span_s, at, (fresh,), 1, value)
         width = span_s / BUCKETS
         if buckets[0][0] <= at - span_s - width:
             buckets = self._live(at)
             if not buckets:
                 # with nothing left of before, the history was broken: it begins with this value
-                return Window(span_s, at, (fresh,))
-        start, count, total, low, high = buckets[-1]
+                return Window(span_s, at, (fresh,), 1, value)
+            count, total = _sums(buckets)
+        start, number, added, low, high = buckets[-1]
         if at - start < width:
             low, high = min(low, value), max(high, value)
-            grown = (start, count + 1, total + value, low, high)
-            return Window(span_s, since, (*buckets[:-1], grown))
-        return Window(span_s, since, (*buckets, fresh))
+            buckets = (*buckets[:-1], (start, number + 1, added + value, low, high))
+            return Window(span_s, since, buckets, count + 1, total + value)
+        buckets = (*buckets, fresh)
+        return Window(span_s, since, buckets, *_sums(buckets))
 
     def covers(self, now: float) -> bool:
         """Whether the history reaches back over the whole span."""
@@ -49,10 +54,8 @@ class Window(NamedTuple):
 
     def mean(self, now: float) -> float | None:
         """None where the window is empty, as with `low` and `high`."""
-        count, total = 0, 0.0
-        for bucket in self._live(now):
-            count += bucket[1]
-            total += bucket[2]
+        live = self._live(now)
+        count, total = (self.count, self.total) if live is self.buckets else _sums(live)
         return total / count if count else None
 
     def low(self, now: float) -> float | None:
@@ -71,3 +74,11 @@ class Window(NamedTuple):
         while over < len(buckets) and buckets[over][0] <= horizon:
             over += 1
         return buckets[over:]
+
+
+def _sums(buckets: tuple[Bucket, ...]) -> tuple[int, float]:
+    count, total = 0, 0.0
+    for bucket in buckets:
+        count += bucket[1]
+        total += bucket[2]
+    return count, total
