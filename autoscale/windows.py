@@ -23,9 +23,10 @@ class Window(NamedTuple):
     since: float | None = None
     """When the unbroken history began; None before the first value."""
     buckets: tuple[Bucket, ...] = ()
-    count: int = 0
+    added: int = 0
     total: float = 0.0
-    """Of all buckets; added up anew with each, so that no rounding piles up."""
+    """How many values, and their sum, of all buckets; summed up anew with each of them, so that no
+    rounding piles up."""
 
     def add(self, at: float, value: float) -> Window:
         """This window with one more value. A clock that steps back starts the history anew."""
@@ -55,7 +56,7 @@ class Window(NamedTuple):
     def mean(self, now: float) -> float | None:
         """None where the window is empty, as with `low` and `high`."""
         live = self._live(now)
-        count, total = (self.count, self.total) if live is self.buckets else _sums(live)
+        count, total = (self.added, self.total) if live is self.buckets else _sums(live)
         return total / count if count else None
 
     def low(self, now: float) -> float | None:
