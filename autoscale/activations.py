@@ -16,6 +16,8 @@ KEPT = 20
 enough that a faster image shows within a day."""
 
 QUANTILE = 0.95
+USUAL_S = {Path.STANDBY: 0.05, Path.SNAPSHOT: 1.5, Path.COLD: COLD_START_S}
+"""What to expect of a way that nobody came yet."""
 
 
 class Activations:
@@ -29,10 +31,9 @@ class Activations:
         self._took.setdefault(path, deque(maxlen=KEPT)).append(seconds)
 
     def expected_s(self, path: Path) -> float:
-        """The 95th percentile, nearest rank. Until one was measured no way is promised to be any
-        quicker than a cold boot."""
+        """The 95th percentile, nearest rank; before one was measured, what is usual."""
         took = sorted(self._took.get(path, ()))
-        return took[math.ceil(QUANTILE * len(took)) - 1] if took else COLD_START_S
+        return took[math.ceil(QUANTILE * len(took)) - 1] if took else USUAL_S[path]
 
     def ways(self, available: Mapping[Path, int | None]) -> tuple[Way, ...]:
         """The ways in which more can come now, the cheapest first. `available`: how many by each

@@ -20,6 +20,9 @@ SLOW_CALL_S = 0.2
 LEAST_QUOTA_US = 1000
 """The kernel takes no smaller one."""
 
+USUAL_SHARE_V1, USUAL_SHARE_V2 = 1024, 100
+LEAST_WEIGHT = 64
+
 
 class StateCode(IntEnum):
     """`virDomainState`."""
@@ -88,6 +91,18 @@ def quota_of(cores: float | None, vcpus: int) -> dict[str, int]:
     """A CPU limit as libvirt's scheduler parameters; its quota holds each vCPU by itself."""
     quota = -1 if cores is None else max(LEAST_QUOTA_US, round(cores / vcpus * CPU_PERIOD_US))
     return {"vcpu_period": CPU_PERIOD_US, "vcpu_quota": quota}
+
+
+def weight_of(weight: int, in_force: int) -> int:
+    """A share of host cores, 1024 being the usual one and 64 the least that is given, as this
+    host's kernel counts it; `in_force` is the one that the domain has now.
+
+    libvirt hands `cpu_shares` on as they are: with cgroups version 1 the usual one is 1024, with
+    version 2 it is 100, and 1024 would be ten times everybody's.
+    """
+    if in_force == USUAL_SHARE_V2 or in_force < LEAST_WEIGHT:
+        return max(1, round(weight * USUAL_SHARE_V2 / USUAL_SHARE_V1))
+    return weight
 
 
 def limit_of(parameters: Mapping[str, Any], vcpus: int) -> float | None:

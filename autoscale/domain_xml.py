@@ -18,6 +18,9 @@ CPU_PERIOD_US = 100_000
 USER_NET_SLOT = "0x10"
 """PCI slot of the user-network card, above those libvirt hands out on a machine this small."""
 
+AGENT = "org.qemu.guest_agent.0"
+"""The channel where libvirt looks for a guest's agent."""
+
 ET.register_namespace(METADATA_PREFIX, METADATA_URI)
 ET.register_namespace("qemu", QEMU_URI)
 
@@ -43,9 +46,14 @@ class Identity:
     """The forwarded loopback port; 0 where the guest has an address of its own."""
     phase: str = "serving"
     """serving, or draining once it was told to leave: a successor must not bring it back."""
+    role: str = "replica"
+    """replica; standby: booted to wait suspended; template: booted to be saved, serves nobody."""
 
     def with_phase(self, phase: str) -> Identity:
         return replace(self, phase=phase)
+
+    def with_role(self, role: str) -> Identity:
+        return replace(self, role=role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class VmSpec:
     disk: str
     cmdline: str
     identity: Identity
+    genid: str = ""
+    """What tells the guest's kernel that it is another copy; empty: its UUID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,9 @@ class HostSettings:
     """user, network:NAME or bridge:NAME."""
     console_log: str
     """File for the guest's console; empty for a pty of the host's, where an operator may attach."""
+    agent_socket: str = ""
+    """Where libvirt listens for the guest's agent, for a forwarded port. Empty: none there; on
+    other networks always libvirt's own choice."""
     relabels: bool = False
     """Whether its libvirt gives files to the user that runs QEMU (`host_relabels`)."""
     arch: str = "x86_64"
@@ -105,6 +118,9 @@ def domain_xml(spec: VmSpec, host: HostSettings) -> str:
     features = _sub(domain, "features")
     _sub(features, "acpi")  # the power button
     _sub(features, "apic")
+    if host.domain_type != "test":
+        # a copy restored from a saved guest gets another one, and its kernel reseeds randomness
+        _sub(domain, "genid", spec.genid or spec.uuid)
     if host.domain_type == "kvm":
         _sub(domain, "cpu", mode="host-passthrough", migratable="on")
     elif host.domain_type == "qemu":
@@ -159,6 +175,9 @@ def _add_network(domain: ET.Element, devices: ET.Element, spec: VmSpec, host: Ho
             f"virtio-net-pci,netdev=n0,addr={USER_NET_SLOT},romfile=",
         ):
             ET.SubElement(line, f"{{{QEMU_URI}}}arg", {"value": argument})
+        if host.agent_socket:
+            # a path of ours: libvirt's own is 80 characters below its root, too long for most homes
+            _add_agent(devices, host.agent_socket)
         return
     interface = _sub(devices, "interface", type=kind)
     _sub(interface, "source", **{kind: name})
@@ -166,8 +185,14 @@ def _add_network(domain: ET.Element, devices: ET.Element, spec: VmSpec, host: Ho
     if host.domain_type != "test":
         # On a bridge libvirt has no leases to read, and 9.0 cannot read the neighbour table of
         # a Linux 6.18 ("wrong nlmsg len"): there the guest's agent alone tells the address.
-        channel = _sub(devices, "channel", type="unix")
-        _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+        _add_agent(devices)
+
+
+def _add_agent(devices: ET.Element, path: str = "") -> None:
+    channel = _sub(devices, "channel", type="unix")
+    if path:
+        _sub(channel, "source", mode="bind", path=path)
+    _sub(channel, "target", type="virtio", name=AGENT)
 
 
 def identity_element(identity: Identity) -> ET.Element:
@@ -206,6 +231,7 @@ def parse_identity(text: str) -> Identity:
             created_at=float(found.attrib["created_at"]),
             host_port=int(found.attrib["host_port"]),
             phase=found.attrib["phase"],
+            role=found.attrib.get("role", "replica"),
         )
     except (KeyError, ValueError) as error:
         raise DomainXmlError(f"metadata of ours that cannot be read: {error}") from error

@@ -30,6 +30,10 @@ class ImageUnavailable(DomainRefused):
     """There is nothing to start it from."""
 
 
+class SnapshotUnusable(DomainRefused):
+    """A saved guest that cannot be started as a copy: another way has to do."""
+
+
 class NoSuchDomain(HypervisorError):
     """The domain is gone: for whoever wanted it away, that is success."""
 
@@ -74,6 +78,8 @@ class HostInfo:
     libvirt_version: str
     network: str
     cpu_limits: bool
+    copies: str = ""
+    """Why no copies can be started of a saved guest there; empty: they can."""
 
 
 class Hypervisor(Protocol):
@@ -103,6 +109,36 @@ class Hypervisor(Protocol):
 
     async def set_cpu_limit(self, domain: str, cores: float | None) -> None:
         """Limit all its vCPUs together to so many host cores, live; None lifts the limit."""
+
+    async def set_cpu_weight(self, domain: str, weight: int) -> None:
+        """Its share where host cores are short, live; libvirt's usual one is 1024. Raises
+        LimitUnsupported."""
+
+    async def suspend(self, domain: str) -> None:
+        """Stop its virtual CPUs; its memory stays. Suspended already is success."""
+
+    async def resume(self, domain: str) -> None:
+        """Let it go on. Running already is success."""
+
+    async def saved(self) -> frozenset[str]:
+        """The keys of the guests that are saved whole on this host; none where it can start no
+        copies (`HostInfo.copies`)."""
+
+    async def save(self, domain: str, key: str) -> None:
+        """Write its whole state to a file of the host's and end it; what was saved under another
+        key goes. The file is whole when this returns, and nothing is left of it where it raises."""
+
+    async def restore(self, spec: VmSpec, key: str) -> Identity:
+        """Start `spec` as a copy of the guest saved under `key`: another name, UUID, generation id,
+        metadata and forwarded port. Returns its identity as recorded. Raises SnapshotUnusable where
+        this file allows no copies: there is no domain then, and the file is gone."""
+
+    async def introduce(self, domain: str, name: str, seed: bytes) -> None:
+        """Tell a copy its name, give it fresh randomness, set its clock. Told twice does no harm.
+        Raises HypervisorError where its agent does not say yes."""
+
+    async def set_time(self, domain: str) -> None:
+        """Set its clock to the host's, after it stood still: in the guest, no time had passed."""
 
     async def set_identity(self, domain: str, identity: Identity) -> None:
         """Rewrite its metadata, live."""

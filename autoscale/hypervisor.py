@@ -11,16 +11,18 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
+import libvirt_qemu
 
-from autoscale import counters, domain_xml, verdicts
+from autoscale import abilities, agent, counters, domain_xml, verdicts
+from autoscale.changes import Changes
 from autoscale.console import Consoles
 from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
 from autoscale.embedded import EmbeddedRoot
@@ -32,16 +34,19 @@ from autoscale.host import (
     HypervisorError,
     LimitUnsupported,
     NoSuchDomain,
+    PowerState,
+    SnapshotUnusable,
 )
 from autoscale.known import Known, KnownDomains
-from autoscale.threads import NoAnswer, OneLoop, TimedCalls
+from autoscale.link import Link
+from autoscale.saved_guest import NewGuest, UnknownSaveFormat
+from autoscale.saved_store import Damaged, SavedStore
+from autoscale.threads import OneLoop
 
 T = TypeVar("T")
+Start = Callable[[Any, VmSpec, HostSettings], Any]
+"""With this connection, start this VM; returns its domain."""
 
-THREADS = 4
-"""Per host. A call that hangs costs one; with all of them hanging the host is unreachable."""
-
-RECONNECT_S = 2.0
 PORT_TRIES = 3
 
 _STATS = (
@@ -67,7 +72,7 @@ _events = OneLoop("libvirt-events", _register_event_loop, lambda: libvirt.virEve
 due at 0.5 s was seen delivered at 3.0 s through it."""
 
 
-class LibvirtHypervisor:
+class LibvirtHypervisor(Link):
     """One libvirt connection. See `host.Hypervisor` for what each call promises."""
 
     def __init__(
@@ -82,72 +87,31 @@ class LibvirtHypervisor:
         call_timeout: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name = name
+        self._embedded = EmbeddedRoot.of(uri, home)
+        super().__init__(name, self._embedded.uri if self._embedded else uri, call_timeout, clock)
         self._instance = instance
         self._consoles = Consoles(home / "console", name)
-        self._embedded = EmbeddedRoot.of(uri, home)
-        self._uri = self._embedded.uri if self._embedded else uri
+        self._agents = agent.AgentSockets(home / "agent")
+        self._store = SavedStore(home / "saved" / name)
         self._is_test = uri.startswith("test:")
         self._local_files = self._embedded is not None or uri.startswith("qemu:///session")
         self._domain_type = domain_type
         self._network = network
         if network == "auto":
             self._network = "user" if self._local_files else "network:default"
-        self._clock = clock
-        self._calls = TimedCalls(THREADS, f"libvirt-{name}", call_timeout)
-        self._closed = False
-        self._connecting = threading.Lock()
-        self._conn: Any = None
-        self._info: HostInfo | None = None
-        self._relabels = False
-        self._tried_at, self._trouble = -RECONNECT_S, ""
+        self._relabels, self._fifo = False, True
         self._known = KnownDomains()
+        self._changes = Changes(self._known)
         self._swept = False
-        self._callbacks: list[Callable[[str], None]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def info(self) -> HostInfo | None:
-        return self._info
 
     # --- connection
 
     async def open(self) -> HostInfo:
         """Connect. Raises HostUnreachable with what to do about it."""
-        self._loop = asyncio.get_running_loop()
+        self._changes.belong_to(asyncio.get_running_loop())
         return await self._call(self._opened)
 
-    async def close(self) -> None:
-        self._closed = True  # first: whoever connects meanwhile sees it, and lets go again
-        conn, self._conn, self._info = self._conn, None, None
-        if conn is not None:
-            with contextlib.suppress(HypervisorError):
-                await self._run(lambda: conn.close())
-        self._calls.close()
-
-    def _opened(self) -> HostInfo:
-        with self._connecting:
-            if not self._alive():
-                self._connect()
-            if self._info is None:
-                raise HostUnreachable(f"{self._name}: the connection is closed")
-            return self._info
-
-    def _alive(self) -> Any:
-        """The connection, None where it is lost."""
-        conn = self._conn
-        return conn if conn is not None and conn.isAlive() else None
-
-    def _connect(self) -> Any:
-        """Only with `_connecting` held: two at once would leave one connection nobody closes."""
-        dead, self._conn = self._conn, None
-        if dead is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                dead.close()
+    def _opened_anew(self) -> tuple[Any, HostInfo]:
         if self._embedded:
             self._embedded.prepare()
         _events.start()
@@ -162,27 +126,28 @@ class LibvirtHypervisor:
             with contextlib.suppress(libvirt.libvirtError):
                 conn.setKeepAlive(5, 3)  # local drivers have none
             conn.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._changes.heard, None
             )
             info = self._describe(conn)
         except libvirt.libvirtError:
             conn.close()
             raise
         self._known.forget()
-        self._info, self._conn = info, conn
-        if self._closed:
-            self._info, self._conn = None, None
-            with contextlib.suppress(libvirt.libvirtError):
-                conn.close()
-            raise HostUnreachable(f"{self._name}: the connection is closed")
-        return conn
+        return conn, info
+
+    def _let_go(self, conn: Any) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.close()
 
     def _describe(self, conn: Any) -> HostInfo:
         capabilities = conn.getCapabilities()
-        domain_type, why = self._choose_domain_type(conn, capabilities)
+        domain_type, why = "test", "libvirt's test driver"
+        if not self._is_test:
+            expanded = self._expanded_cpu(conn, capabilities)
+            domain_type, why = abilities.domain_type(self._domain_type, capabilities, expanded)
         self._relabels = domain_xml.host_relabels(capabilities)
+        self._fifo = conn.getLibVersion() < abilities.COPIES_BY_FIFO_BEFORE
         info = conn.getInfo()
-        version = conn.getLibVersion()
         return HostInfo(
             name=self._name,
             uri=self._uri,
@@ -190,59 +155,26 @@ class LibvirtHypervisor:
             why=why,
             cores=info[2],
             memory_bytes=info[1] * 1024 * 1024,
-            libvirt_version=f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}",
+            libvirt_version=abilities.version_text(conn.getLibVersion()),
             network=self._network,
             cpu_limits=not self._is_test and (os.getuid() == 0 or not self._local_files),
+            copies=abilities.no_copies(
+                is_test=self._is_test,
+                local_files=self._local_files,
+                network=self._network,
+                agent_fits=self._agents.fit,
+            ),
         )
 
-    def _choose_domain_type(self, conn: Any, capabilities: str) -> tuple[str, str]:
-        if self._is_test:
-            return "test", "libvirt's test driver"
-        if self._domain_type != "auto":
-            return self._domain_type, "as configured"
+    def _expanded_cpu(self, conn: Any, capabilities: str) -> str:
         try:
-            expanded = conn.baselineCPU(
+            cpu: str = conn.baselineCPU(
                 [domain_xml.host_cpu_xml(capabilities)],
                 libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
             )
         except libvirt.libvirtError:
-            expanded = ""
-        if domain_xml.host_offers_kvm(capabilities, expanded):
-            return "kvm", "libvirt offers it and the CPU has vmx or svm"
-        return "qemu", "software emulation: the host's CPU shows neither vmx nor svm to KVM"
-
-    def _live(self) -> Any:
-        """The connection, opened again where it was lost, at most every RECONNECT_S."""
-        if conn := self._alive():
-            return conn
-        # not waited for: a connect that hangs shall cost one thread, not all
-        if not self._connecting.acquire(blocking=False):
-            raise HostUnreachable(f"{self._name}: connecting to {self._uri}")
-        try:
-            if conn := self._alive():
-                return conn  # another thread was faster
-            if (now := self._clock()) - self._tried_at < RECONNECT_S:
-                raise HostUnreachable(self._trouble or f"{self._name}: not connected")
-            self._tried_at, self._trouble = now, ""
-            try:
-                return self._translated(self._connect)
-            except HypervisorError as error:
-                self._trouble = str(error)
-                raise
-        finally:
-            self._connecting.release()
-
-    async def _call(self, work: Callable[[], T]) -> T:
-        """Run a blocking call on our threads, within the time limit, errors translated."""
-        if self._closed:
-            raise HostUnreachable(f"{self._name}: the connection is closed")
-        return await self._run(work)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        try:
-            return await self._calls.call(lambda: self._translated(work))
-        except NoAnswer as error:
-            raise HostUnreachable(f"{self._name}: {error}") from error
+            return ""
+        return cpu
 
     def _translated(self, work: Callable[[], T]) -> T:
         try:
@@ -258,23 +190,8 @@ class LibvirtHypervisor:
             # no file descriptor left for a port or a console, or a text that is not XML
             raise HypervisorError(f"{self._name}: {_line(error)}") from error
 
-    # --- events
-
     def on_change(self, callback: Callable[[str], None]) -> None:
-        self._callbacks.append(callback)
-
-    def _on_lifecycle(self, _conn: Any, dom: Any, _event: int, _detail: int, _opaque: Any) -> None:
-        # on libvirt's thread: copy the identifier, enqueue, leave
-        loop, name, uuid = self._loop, dom.name(), dom.UUIDString()
-        if loop is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._tell, name, uuid)
-
-    def _tell(self, name: str, uuid: str) -> None:
-        if self._known.is_foreign(uuid):
-            return  # a busy host's other machines are no reason to tick
-        for callback in self._callbacks:
-            callback(name)
+        self._changes.tell(callback)
 
     # --- listing
 
@@ -310,6 +227,7 @@ class LibvirtHypervisor:
         if not self._swept and self._local_files:
             # of machines that ended while nobody ran: no event will ever tell of them
             self._consoles.sweep({domain.name for domain in found})
+            self._store.sweep()
             self._swept = True
         return tuple(found)
 
@@ -338,14 +256,42 @@ class LibvirtHypervisor:
         return dom
 
     async def create(self, spec: VmSpec) -> Identity:
-        given_up = threading.Event()
-        try:
-            return await self._call(lambda: self._create(spec, given_up))
-        except HostUnreachable:
-            given_up.set()
-            raise
+        def boot(conn: Any, spec: VmSpec, settings: HostSettings) -> Any:
+            return conn.createXML(domain_xml.domain_xml(spec, settings), 0)
 
-    def _create(self, spec: VmSpec, given_up: threading.Event) -> Identity:
+        return await self._while_waited_for(lambda wanted: self._start(spec, boot, wanted))
+
+    async def restore(self, spec: VmSpec, key: str) -> Identity:
+        return await self._while_waited_for(lambda wanted: self._restore(spec, key, wanted))
+
+    def _restore(self, spec: VmSpec, key: str, wanted: Callable[[], bool]) -> Identity:
+        def copy(conn: Any, spec: VmSpec, settings: HostSettings) -> Any:
+            new = NewGuest(
+                name=spec.name,
+                uuid=spec.uuid,
+                genid=spec.genid or spec.uuid,
+                identity=spec.identity,
+                console_log=settings.console_log,
+                agent_socket=settings.agent_socket,
+            )
+            with self._store.copy(key, new, by_fifo=self._fifo) as path:
+                conn.restoreFlags(path, None, 0)
+            return conn.lookupByUUIDString(spec.uuid)
+
+        try:
+            return self._start(spec, copy, wanted)
+        except DomainRefused as refused:
+            error = refused.__cause__
+            if not isinstance(error, libvirt.libvirtError) or verdicts.is_shortage(str(error)):
+                raise  # the file is not to blame
+            self._store.discard(key)
+            raise SnapshotUnusable(str(refused)) from error
+        except (Damaged, OSError, ValueError) as error:
+            self._consoles.remove(spec.name)
+            self._store.discard(key)
+            raise SnapshotUnusable(f"{self._name}: {_line(error)}") from error
+
+    def _start(self, spec: VmSpec, start: Start, wanted: Callable[[], bool]) -> Identity:
         conn = self._live()
         if self._info is None:
             raise HostUnreachable(f"{self._name}: not connected")
@@ -353,15 +299,15 @@ class LibvirtHypervisor:
             domain_type=self._info.domain_type,
             network=self._network,
             console_log=self._consoles.prepare(spec.name) if self._local_files else "",
+            agent_socket=self._agents.prepare(spec.name) if self._local_files else "",
             relabels=self._relabels,
         )
         identity = spec.identity
         for attempt in range(1, PORT_TRIES + 1):
             if self._network == "user":
                 identity = replace(identity, host_port=_free_port())
-            text = domain_xml.domain_xml(replace(spec, identity=identity), settings)
             try:
-                dom = conn.createXML(text, 0)
+                dom = start(conn, replace(spec, identity=identity), settings)
             except libvirt.libvirtError as error:
                 # between our look and QEMU's bind somebody else may have taken the port
                 if "host forwarding rule" in str(error) and attempt < PORT_TRIES:
@@ -371,7 +317,7 @@ class LibvirtHypervisor:
                 if not self._embedded and verdicts.is_creation_lost(*told, bool(conn.isAlive())):
                     raise HostUnreachable(f"{self._name}: {_line(error)}") from error
                 raise DomainRefused(f"{self._name} refuses {spec.name}: {_line(error)}") from error
-            if given_up.is_set():
+            if not wanted():
                 # nobody counts it any more: left alone, it would be one more than max allows
                 dom.destroyFlags(0)
                 self._consoles.remove(spec.name)
@@ -379,6 +325,65 @@ class LibvirtHypervisor:
             self._known.learn(dom.UUIDString(), Known(spec.name, identity))
             return identity
         raise AssertionError("unreachable")
+
+    # --- saved guests
+
+    async def saved(self) -> frozenset[str]:
+        if self._no_copies():
+            return frozenset()
+        return await self._call(self._store.keys)
+
+    async def save(self, domain: str, key: str) -> None:
+        if why := self._no_copies():
+            raise HypervisorError(f"{self._name} saves no guests: {why}")
+        await self._while_waited_for(lambda wanted: self._save(domain, key, wanted))
+        self._consoles.remove(domain)
+
+    def _no_copies(self) -> str:
+        return self._info.copies if self._info is not None else f"{self._name}: not connected"
+
+    def _save(self, name: str, key: str, wanted: Callable[[], bool]) -> None:
+        dom = self._ours(name)
+        # saved without a listening agent, its copies could never be told who they are
+        agent.patiently(lambda: _set_time(dom), agent.STARTS_S, self._clock)
+        try:
+            self._store.write(
+                key, lambda path: dom.saveFlags(path, None, libvirt.VIR_DOMAIN_SAVE_RUNNING), wanted
+            )
+        except UnknownSaveFormat as error:
+            raise HypervisorError(f"{self._name}: a saved guest cannot be read: {error}") from error
+
+    # --- a guest that stood still
+
+    async def suspend(self, domain: str) -> None:
+        await self._call(lambda: self._suspend(domain))
+
+    def _suspend(self, name: str) -> None:
+        dom = self._ours(name)
+        if _power(dom) is not PowerState.PAUSED:
+            dom.suspend()
+
+    async def resume(self, domain: str) -> None:
+        await self._call(lambda: self._resume(domain))
+
+    def _resume(self, name: str) -> None:
+        dom = self._ours(name)
+        if _power(dom) is not PowerState.RUNNING:
+            dom.resume()
+
+    async def introduce(self, domain: str, name: str, seed: bytes) -> None:
+        await self._call(lambda: self._introduce(domain, agent.wake_command(name, seed)))
+
+    def _introduce(self, domain: str, command: str) -> None:
+        dom = self._ours(domain)
+        asked = partial(libvirt_qemu.qemuAgentCommand, dom, command, agent.LIMIT_S, 0)
+        agent.patiently(asked, agent.CONNECTS_S, self._clock)
+        _set_time(dom)
+
+    async def set_time(self, domain: str) -> None:
+        await self._call(lambda: _set_time(self._ours(domain)))
+
+    # --- its settings
 
     async def address(self, domain: str, identity: Identity) -> str | None:
         if identity.host_port:
@@ -406,16 +411,25 @@ class LibvirtHypervisor:
 
     def _set_cpu_limit(self, name: str, cores: float | None) -> None:
         dom = self._ours(name)
+        self._schedule(dom, counters.quota_of(cores, dom.maxVcpus()))
+        self._known.change(dom.UUIDString(), limit_cores=cores)
+
+    async def set_cpu_weight(self, domain: str, weight: int) -> None:
+        await self._call(lambda: self._set_cpu_weight(domain, weight))
+
+    def _set_cpu_weight(self, name: str, weight: int) -> None:
+        dom = self._ours(name)
+        in_force = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE).get("cpu_shares")
+        self._schedule(dom, {"cpu_shares": counters.weight_of(weight, in_force or weight)})
+
+    def _schedule(self, dom: Any, parameters: dict[str, int]) -> None:
         try:
-            dom.setSchedulerParametersFlags(
-                counters.quota_of(cores, dom.maxVcpus()), libvirt.VIR_DOMAIN_AFFECT_LIVE
-            )
+            dom.setSchedulerParametersFlags(parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         except libvirt.libvirtError as error:
             if verdicts.cannot_limit(error.get_error_code(), str(error)):
                 reason = f"{self._name} cannot limit CPU: {_line(error)}"
                 raise LimitUnsupported(reason) from error
             raise
-        self._known.change(dom.UUIDString(), limit_cores=cores)
 
     async def set_identity(self, domain: str, identity: Identity) -> None:
         await self._call(lambda: self._set_identity(domain, identity))
@@ -440,6 +454,7 @@ class LibvirtHypervisor:
         with contextlib.suppress(NoSuchDomain):
             await self._call(lambda: self._destroy(domain))
         self._consoles.remove(domain)
+        self._agents.remove(domain)
 
     def _destroy(self, name: str) -> None:
         dom = self._ours(name)
@@ -463,6 +478,14 @@ def _limit_in_force(dom: Any) -> float | None:
         return counters.limit_of(parameters, dom.maxVcpus())
     except libvirt.libvirtError:
         return None
+
+
+def _power(dom: Any) -> PowerState:
+    return counters.power_from_stats({"state.state": dom.state()[0]})
+
+
+def _set_time(dom: Any) -> None:
+    dom.setTime(agent.time_of(time.time_ns()), 0)
 
 
 def _free_port() -> int:

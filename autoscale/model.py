@@ -62,6 +62,9 @@ class Reason(StrEnum):
     BREAKER_OPEN = "breaker_open"
     NO_CPU_LIMITS = "no_cpu_limits"
     DRAINED = "drained"
+    RESERVED = "reserved"
+    SURPLUS = "surplus"
+    NO_SNAPSHOTS = "no_snapshots"
     DRAIN_TIMEOUT = "drain_timeout"
     SHUTDOWN = "shutdown"
     OPERATOR = "operator"
@@ -260,6 +263,8 @@ class ScaleEvent:
     host: str = ""
     """Name of the hypervisor the VM runs on."""
     weight: int = 1
+    ready: bool = False
+    """With JOIN: it passed its checks before (a standby, a restored copy), and serves at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +296,7 @@ class VmStatus:
     limit_cores: float | None
     sample: Sample | None
     signal: Signal | None
+    role: str = "replica"
+    """What it is there for: replica, standby or template."""
+    path: Path = Path.COLD
+    """How it came into service, or is about to."""

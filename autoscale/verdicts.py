@@ -21,6 +21,7 @@ class Code(IntEnum):
     CONFIG_UNSUPPORTED = 67
     ARGUMENT_UNSUPPORTED = 74
     OPERATION_UNSUPPORTED = 84
+    AGENT_UNRESPONSIVE = 86
 
 
 class Origin(IntEnum):
@@ -43,6 +44,8 @@ _NO_LIMITS_WORDS = (
     "unsupported flags",
 )
 
+_SHORTAGES = ("cannot allocate memory", "out of memory", "no space left", "too many open files")
+
 
 def is_lost(code: int) -> bool:
     """Whether a call failed for want of its connection. In doubt it did: nothing is known then."""
@@ -64,3 +67,9 @@ def cannot_limit(code: int, message: str) -> bool:
     """Whether the host never can limit CPU, or only could not this time."""
     text = message.lower()
     return code in _NO_LIMITS or any(words in text for words in _NO_LIMITS_WORDS)
+
+
+def is_shortage(message: str) -> bool:
+    """Whether the host lacked something that it may have again the next moment."""
+    text = message.lower()
+    return any(words in text for words in _SHORTAGES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from uuid import UUID
 
 from autoscale.domain_xml import Identity, VmSpec
@@ -36,6 +37,27 @@ TRANSITIONS: dict[VmState, frozenset[VmState]] = {
 }
 
 
+class Role(StrEnum):
+    """What a VM is there for. It stands in its metadata, so that a successor knows."""
+
+    REPLICA = "replica"
+    """It serves, or will."""
+    STANDBY = "standby"
+    """It waits, booted and suspended, to become a replica within milliseconds."""
+    TEMPLATE = "template"
+    """It is saved once it has booted; replicas are started as copies of what was saved."""
+
+
+def role_of(identity: Identity) -> Role:
+    """What its metadata says it is there for; a word of some later version stands for a replica."""
+    return Role(identity.role) if identity.role in set(Role) else Role.REPLICA
+
+
+SERVING = "serving"
+COPIED = "copied"
+"""Phases in the metadata: a copy is one until it was told its own name."""
+
+
 class ImpossibleTransition(RuntimeError):
     """A bug: the lifecycle table has no such edge."""
 
@@ -62,6 +84,13 @@ class VmShape:
     boot_timeout_s: float
     drain_timeout_s: float
     shutdown_timeout_s: float
+    standby: int = 0
+    """So many are kept booted and suspended, beside those that serve."""
+    snapshot: bool = False
+    """Whether replicas may be started as copies of a saved one."""
+
+
+_ALIVE = frozenset({_S.DEFINED, _S.BOOTING, _S.READY, _S.STANDBY})
 
 
 @dataclass(slots=True)
@@ -76,14 +105,26 @@ class Vm:
     since: float
     """When it entered its state."""
     state: VmState = VmState.DEFINED
+    role: Role = Role.REPLICA
     power: str = ""
     address: str | None = None
+    checked: bool = False
+    """Its application answered that it is ready, before it was in any pool."""
+    introduced: bool = True
+    """A copy has been told its own name and the time; whoever booted by itself knows them."""
+    key: str | None = None
+    """Of the saved guest that it is a copy of, or that it is there to become; None: of none, or
+    nobody knows."""
+    joined: bool = False
+    """The pool has been told of it, and not yet that it left."""
+    weight: int | None = None
+    """Its share of host cores as it was set; None while none was, or while nobody knows."""
     path: Path = Path.COLD
     """How it comes into service."""
     limit_cores: float | None = None
     """The CPU limit that was set; None while none was, or while nobody knows."""
     left_because: Reason | None = None
-    """Why it left the pool, or never joined it; None while it may be there."""
+    """Why it serves nobody any more, or not for now; None while it does, or will."""
     shutdown_at: float | None = None
     created_at: float | None = None
     """When its creation was answered; None while the call is under way."""
@@ -103,8 +144,32 @@ class Vm:
         self.state, self.since = state, now
 
     @property
+    def alive(self) -> bool:
+        """It is not on its way out."""
+        return self.state in _ALIVE
+
+    @property
     def serves_or_will(self) -> bool:
-        return self.state in (VmState.DEFINED, VmState.BOOTING, VmState.READY)
+        """One that wakes still stands as standby, but as a replica's."""
+        return self.role is Role.REPLICA and self.alive
+
+    @property
+    def in_reserve(self) -> bool:
+        """It waits for its turn, or boots or rests in order to."""
+        return self.role is Role.STANDBY and self.alive
+
+    @property
+    def is_being_saved(self) -> bool:
+        return self.role is Role.TEMPLATE and self.state is VmState.READY and self.busy
+
+    @property
+    def wakes(self) -> bool:
+        """It was asleep, or may be, and shall serve."""
+        return self.role is Role.REPLICA and self.state is VmState.STANDBY
+
+    @property
+    def starting(self) -> bool:
+        return self.state in (VmState.DEFINED, VmState.BOOTING)
 
     def status(self, service: str, now: float) -> VmStatus:
         return VmStatus(
@@ -119,6 +184,8 @@ class Vm:
             limit_cores=self.limit_cores,
             sample=self.sample,
             signal=self.signal,
+            role=self.role.value,
+            path=self.path,
         )
 
 
@@ -144,16 +211,18 @@ def count(
     launch_failures: int,
     ways: tuple[Way, ...],
 ) -> Fleet:
-    """How many there are, by state; a launch under way exists already."""
-    states = [vm.state for vm in vms]
+    """How many there are, by state; a launch under way exists already, and one that wakes is on
+    its way. Those in reserve count as standby, and not as ready."""
+    serving = [vm for vm in vms if vm.role is Role.REPLICA]
+    ready = [vm for vm in serving if vm.state is VmState.READY]
     return Fleet(
         service=service,
-        ready=states.count(VmState.READY),
-        booting=states.count(VmState.BOOTING) + states.count(VmState.DEFINED),
-        standby=states.count(VmState.STANDBY),
-        draining=states.count(VmState.DRAINING) + states.count(VmState.FAILED),
-        existing=len(states),
-        unavailable=sum(vm.state is VmState.READY and not is_available(vm, load) for vm in vms),
+        ready=len(ready),
+        booting=sum(vm.starting or vm.wakes for vm in serving),
+        standby=sum(vm.in_reserve and vm.state is VmState.STANDBY for vm in vms),
+        draining=sum(vm.state in (VmState.DRAINING, VmState.FAILED) for vm in vms),
+        existing=len(vms),
+        unavailable=sum(not is_available(vm, load) for vm in ready),
         launch_failures=launch_failures,
         ways=ways,
     )
@@ -162,7 +231,8 @@ def count(
 def is_available(vm: Vm, load: PoolLoad) -> bool:
     """Whether it gets requests: the VM is there, its checks pass, nobody drained or ejected it."""
     backend = load.of(vm.name)
-    return vm.state is VmState.READY and backend is not None and backend.available
+    serves = vm.role is Role.REPLICA and vm.state is VmState.READY
+    return serves and backend is not None and backend.available
 
 
 def who_serves(vms: Collection[Vm], load: PoolLoad) -> tuple[str, ...]:
@@ -172,8 +242,10 @@ def who_serves(vms: Collection[Vm], load: PoolLoad) -> tuple[str, ...]:
     never start one more.
     """
     available = tuple(vm.name for vm in vms if is_available(vm, load))
-    sick = (vm.name for vm in vms if vm.state is VmState.READY and is_sick(load.of(vm.name)))
-    return available or tuple(sick)
+    if available:
+        return available
+    ready = (v for v in vms if v.role is Role.REPLICA and v.state is VmState.READY)
+    return tuple(vm.name for vm in ready if is_sick(load.of(vm.name)))
 
 
 def is_sick(backend: BackendLoad | None) -> bool:

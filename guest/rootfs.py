@@ -19,6 +19,14 @@ from guest import debian, initrd
 
 APP_FOLDER = "usr/lib/webapp"
 PYTHON = "usr/lib/python3/dist-packages"
+# Of this package, and the folder each comes to: the application finds its other half as
+# `guest.work` there as here.
+OURS = {
+    "webapp.py": APP_FOLDER,
+    "agent.py": APP_FOLDER,
+    "__init__.py": f"{APP_FOLDER}/guest",
+    "work.py": f"{APP_FOLDER}/guest",
+}
 REPLACED = {"etc/machine-id", "etc/systemd/system/default.target"}
 WANTED_DRIVERS = {
     *initrd.BOOT_DRIVERS,
@@ -76,37 +84,6 @@ esac
 # SIGRTMIN+4 (34 + 4; busybox knows no such name) tells systemd(1) to start poweroff.target.
 POWER_BUTTON_SCRIPT = "#!/usr/bin/busybox sh\nkill -38 1\n"
 
-AGENT_SCRIPT = """\
-#!/usr/bin/busybox sh
-# As much of QEMU's guest agent as libvirt asks for addresses: on a bridge it has no leases to read.
-port=$(echo /dev/vport*p1)
-[ -c "$port" ] || exit 0  # this host does not ask
-answer() {
-    case "$1" in
-    *guest-sync*)
-        id=${1##*'"id":'} id=${id# }
-        printf '{"return": %s}\\n' "${id%%[!0-9]*}"
-        ;;
-    *guest-network-get-interfaces*)
-        read -r mac </sys/class/net/eth0/address
-        set -- $(/usr/bin/busybox ip -4 -o address show dev eth0)
-        ip=${4%/*} prefix=${4#*/} inet=""
-        [ -z "$ip" ] ||
-            inet='{"ip-address-type": "ipv4", "ip-address": "'$ip'", "prefix": '$prefix'}'
-        printf '{"return": [{"name": "eth0", "hardware-address": "%s", "ip-addresses": [%s]}]}\\n' \
-            "$mac" "$inet"
-        ;;
-    *) printf '{"error": {"class": "CommandNotFound", "desc": "not a command of this guest"}}\\n' ;;
-    esac
-}
-exec 0<>"$port" 1>&0
-while :; do
-    while read -r question; do answer "$question"; done
-    # Nobody at the other end: libvirt comes only after we have opened ours.
-    /usr/bin/busybox sleep 0.5
-done
-"""
-
 
 @dataclass(frozen=True)
 class BootParts:
@@ -120,10 +97,11 @@ class BootParts:
 def hooks(sources: Path) -> list[str]:
     """What mmdebstrap does in the tree: it has the guest's own Python and account tools there."""
     return [
-        f'mkdir -p "$1/{APP_FOLDER}"',
-        f"copy-in {shlex.quote(str(sources / 'webapp.py'))} /{APP_FOLDER}",
+        f'mkdir -p "$1/{APP_FOLDER}/guest"',
+        *(f"copy-in {shlex.quote(str(sources / name))} /{to}" for name, to in OURS.items()),
         # compiled here, because the root is read-only and compiling at each start would delay it
-        f'chroot "$1" python3 -m compileall -q -b /{APP_FOLDER}/webapp.py',
+        f'chroot "$1" python3 -m compileall -q -b /{APP_FOLDER}/webapp.py /{APP_FOLDER}/agent.py',
+        f'chroot "$1" python3 -m compileall -q /{APP_FOLDER}/guest',
         # The package's face imports the HTTP client, of which a replica has no use: 0.2 s of boot.
         f'sed -i -n "/^__version__ /p" "$1/{PYTHON}/aiohttp/__init__.py"',
         f'chroot "$1" python3 -m compileall -q /{PYTHON}/aiohttp/__init__.py',
@@ -171,7 +149,6 @@ def _add_ours(made: tarfile.TarFile, sources: Path, late: Mapping[str, bytes]) -
     # empty: every guest makes its own, or they would share a DHCP identity
     add_file(made, "etc/machine-id", b"")
     add_file(made, f"{APP_FOLDER}/dhcp", DHCP_SCRIPT.encode(), 0o755)
-    add_file(made, f"{APP_FOLDER}/agent", AGENT_SCRIPT.encode(), 0o755)
     add_file(made, f"{APP_FOLDER}/acpi/PWRF/00000080", POWER_BUTTON_SCRIPT.encode(), 0o755)
     for number, (path, module) in enumerate(late.items()):
         name = f"{number:02}-{initrd.module_name(path)}.ko"

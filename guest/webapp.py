@@ -1,7 +1,7 @@
 """The application every replica runs: a page with a picture, measured CPU work, health, metrics.
 
-Stateless, and the same answer on every replica. Copied into the guest image as this one file, so
-it imports nothing of the project and runs with Debian 12's aiohttp 3.8 as with today's. It must
+Stateless, and the same answer on every replica. Copied into the guest image with `work.py`, so it
+imports nothing else of the project and runs with Debian 12's aiohttp 3.8 as with today's. It must
 never do CPU work in the event loop: one worker thread draws and computes, first come first served,
 so that `/readyz` answers while hundreds of renders wait.
 
@@ -16,28 +16,26 @@ import base64
 import bisect
 import contextlib
 import html
-import math
+import json
 import os
 import queue
+import random
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from guest.work import draw_rows, palette, png, work_units
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-# 6000 steps took 0.7 to 1.3 ms of one core with CPython 3.11 (AMD EPYC, shared with others), and
-# 10 to 19 ms in an emulated guest on the same, busy, core.
-STEPS_PER_UNIT = 6000
-MAX_WORK = 10_000  # ten seconds of a host core; longer is a job for a batch system
+MAX_WORK = 10_000  # units: ten seconds of a host core; longer is a job for a batch system
 MAX_SEED = 999_999
 MAX_WAITING = 1024  # beyond this an answer is minutes away: 503 is the kinder one
 PICTURE_SIZE = (320, 200)  # 50 to 100 ms of that core
@@ -46,72 +44,6 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 # render running, the slowest of 40 `/readyz` took 34 and 24 ms (two runs); with 1 ms, 13 and 11.
 SWITCH_INTERVAL_S = 0.001
 CPU_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-
-
-# --- the work: pure, the same on every replica ---------------------------------------------------
-
-
-def work_units(units: int) -> Iterator[int]:
-    """Do `units` of CPU work, yielding the 64-bit state after each; the last one is the digest."""
-    state = 88172645463325252
-    for _ in range(units):
-        for _ in range(STEPS_PER_UNIT):
-            state ^= state >> 12
-            state = (state * 2685821657736338717 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
-        yield state
-
-
-def draw_rows(seed: int, width: int, height: int, limit: int = 96) -> Iterator[bytes]:
-    """The Julia set of a point just outside the Mandelbrot cardioid, row by row, one byte a pixel.
-
-    The golden angle spreads successive seeds around the cardioid. The set is its own image turned
-    by 180 degrees, so only the upper half is computed; the lower half is the same bytes backwards.
-    """
-    angle = 2.0 + 2.399963 * seed
-    c_re = 1.04 * (0.5 * math.cos(angle) - 0.25 * math.cos(2 * angle))
-    c_im = 1.04 * (0.5 * math.sin(angle) - 0.25 * math.sin(2 * angle))
-    scale = 3.2 / width
-    upper = []
-    for row in range((height + 1) // 2):
-        line = bytearray(width)  # 0 is inside the set
-        for column in range(width):
-            x = (column - (width - 1) / 2) * scale
-            y = (row - (height - 1) / 2) * scale
-            x2, y2, steps = x * x, y * y, 0
-            while x2 + y2 <= 64.0 and steps < limit:
-                y = 2 * x * y + c_im
-                x = x2 - y2 + c_re
-                x2, y2, steps = x * x, y * y, steps + 1
-            if steps < limit:  # the fractional escape count, so that colours flow without bands
-                escape = max(0.0, steps + 1 - math.log2(math.log2(x2 + y2) / 2))
-                line[column] = 1 + int(18 * math.sqrt(2 * escape)) % 255
-        upper.append(bytes(line))
-        yield upper[-1]
-    for line_above in reversed(upper[: height // 2]):
-        yield line_above[::-1]
-
-
-def palette(seed: int) -> bytes:
-    """256 RGB colours: night blue for the inside, then one turn of a cosine wheel."""
-    colours = bytearray((12, 10, 24))
-    for step in range(255):
-        turn = step / 255 + 0.07 * seed
-        for phase in (0.0, 0.12, 0.27):
-            colours.append(int(255 * (0.5 - 0.5 * math.cos(2 * math.pi * (turn + phase)))))
-    return bytes(colours)
-
-
-def png(rows: Iterable[bytes], size: tuple[int, int], colours: bytes) -> bytes:
-    """An indexed PNG (RFC 2083) of `rows`, each `size[0]` palette indices."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", *size, 8, 3, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows), 6)
-    parts = ((b"IHDR", header), (b"PLTE", colours), (b"IDAT", pixels), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 
 PAGE = """<!doctype html>
@@ -240,6 +172,13 @@ class Figures:
         counts[bisect.bisect_left(BUCKETS, seconds)] += 1
         self.duration_sum[path] = self.duration_sum.get(path, 0.0) + seconds
 
+    def start_over(self) -> None:
+        """Forget what was answered: it was another replica's. What is in flight stays counted."""
+        self.requests.clear()
+        self.durations.clear()
+        self.duration_sum.clear()
+        self.work_units = 0
+
     def collect(self) -> Iterable[Metric]:
         """The families of one scrape, the guest's own view of its CPU included."""
         from prometheus_client.core import (
@@ -312,6 +251,7 @@ class Webapp:
         self.worker = Worker()
         self.figures = Figures(self.worker)
         self.stopping = False
+        self._busy: set[asyncio.Transport] = set()  # connections with a request being answered
         self._scrape: Callable[[], bytes] | None = None
 
     def application(self) -> web.Application:
@@ -324,6 +264,9 @@ class Webapp:
             resource = request.match_info.route.resource
             path = resource.canonical if resource is not None else "other"
             started, code = time.monotonic(), 500
+            connection = request.transport
+            if connection is not None:
+                self._busy.add(connection)
             self.figures.in_flight += 1
             try:
                 response = await handler(request)
@@ -334,6 +277,7 @@ class Webapp:
                 code = response.status
                 return response
             finally:
+                self._busy.discard(connection)
                 self.figures.in_flight -= 1
                 self.figures.observe(path, code, time.monotonic() - started)
 
@@ -352,6 +296,22 @@ class Webapp:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
         return app
+
+    def renew(self, name: str, connections: Iterable[web.RequestHandler]) -> None:
+        """Go on as the replica `name` after a sleep, or as a copy of another guest.
+
+        Copies share every random state that their original had drawn, and whoever held one of
+        `connections` has most likely given it up. One with a request ends with its answer.
+        """
+        random.seed()  # the kernel's, which the agent has just stirred; nothing else keeps any
+        for connection in connections:
+            connection.close()
+            # 3.14 closes the transport of a busy one only
+            if connection.transport is not None and connection.transport not in self._busy:
+                connection.transport.close()
+        if name != self.replica:
+            self.replica = name
+            self.figures.start_over()
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -445,6 +405,30 @@ def ages() -> str:
     return f" {now:.1f} s after kernel start, {own:.2f} s after its own"
 
 
+async def listen_for_wakes(folder: str, renew: Callable[[str], None]) -> asyncio.Server:
+    """Hear the guest's agent at `folder`/wake: `{"name": …}` in a line, `ok` once it is done.
+
+    The agent's way, because an application in a sandbox sees the host name of its own start.
+    """
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            name = json.loads(await reader.readline())["name"]
+            if not isinstance(name, str) or not name:
+                raise TypeError("name")  # noqa: TRY301
+        except (ValueError, KeyError, TypeError):
+            answer = b"not a wake\n"
+        else:
+            renew(name)
+            answer = b"ok\n"
+        with contextlib.suppress(OSError):  # the agent may be gone; what is done is done
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_unix_server(hear, f"{folder}/wake")
+
+
 async def serve(host: str, port: int, replica: str) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight. Raises OSError: port taken."""
     stop = asyncio.Event()
@@ -453,15 +437,24 @@ async def serve(host: str, port: int, replica: str) -> None:
     webapp = Webapp(replica)
     runner = web.AppRunner(webapp.application(), access_log=None)
     await runner.setup()
+    wakes: asyncio.Server | None = None
+
+    def renew(name: str) -> None:
+        webapp.renew(name, runner.server.connections if runner.server is not None else ())
+
     try:
         site = web.TCPSite(runner, host, port, backlog=MAX_WAITING)
         await site.start()
+        if folder := os.environ.get("RUNTIME_DIRECTORY"):
+            wakes = await listen_for_wakes(folder, renew)
         tell_systemd("READY=1")
         print(f"webapp ready{ages()}, {replica} listens on {host}:{port}", flush=True)
         await stop.wait()
         webapp.stopping = True
         tell_systemd("STOPPING=1")
     finally:
+        if wakes is not None:
+            wakes.close()
         await runner.cleanup()  # stops listening, then waits up to 60 s for what is in flight
 
 

@@ -18,6 +18,8 @@ from lb.latency import Latency
 from lb.outlier import Record
 from lb.peak import PeakLatency
 
+NEVER: Final = float("-inf")
+
 
 class Lifecycle(StrEnum):
     STARTING = "starting"
@@ -29,11 +31,12 @@ class Lifecycle(StrEnum):
 
 
 # draining → starting is the operator's (or the fleet's) change of mind. It does not lead straight
-# to ready: a draining backend is not probed, so what we knew of its health is old.
+# to ready: a draining backend is not probed, so what we knew of its health is old. Only whoever
+# vouches for it, as the fleet does for one that it suspended while it was ready, takes that step.
 TRANSITIONS: Final[dict[Lifecycle, frozenset[Lifecycle]]] = {
     Lifecycle.STARTING: frozenset({Lifecycle.READY, Lifecycle.DRAINING, Lifecycle.GONE}),
     Lifecycle.READY: frozenset({Lifecycle.DRAINING, Lifecycle.GONE}),
-    Lifecycle.DRAINING: frozenset({Lifecycle.STARTING, Lifecycle.GONE}),
+    Lifecycle.DRAINING: frozenset({Lifecycle.STARTING, Lifecycle.READY, Lifecycle.GONE}),
     Lifecycle.GONE: frozenset(),
 }
 
@@ -77,6 +80,7 @@ class Backend:
         "answered_at",
         "available_since",
         "connect_failures",
+        "doubted_at",
         "failures",
         "healthy",
         "host",
@@ -90,6 +94,7 @@ class Backend:
         "probe_failures",
         "probe_successes",
         "record",
+        "refusals",
         "requests_total",
         "share",
         "vm",
@@ -119,18 +124,22 @@ class Backend:
         """The weight that counts: less of it while the backend starts slowly."""
         # admission
         self.lifecycle = Lifecycle.STARTING
-        self.available_since = float("-inf")
+        self.available_since = NEVER
         # health: one bit, and the streaks that flip it
         self.healthy = False
         self.probe = ""
         self.probe_successes = 0
         self.probe_failures = 0
         self.connect_failures = 0
+        self.refusals = 0
+        """Probes in a row that were answered by a certain no."""
+        self.doubted_at = NEVER
+        """When a request last met a closed door, unless it was heard well since."""
         # ejection: what requests told
         self.record = Record()
         # counters
         self.in_flight = 0
-        self.answered_at = float("-inf")
+        self.answered_at = NEVER
         self.requests_total = 0
         self.failures: dict[str, int] = {}
         self.latency = Latency()
@@ -170,7 +179,8 @@ class Backend:
     def forget_health(self) -> None:
         """Back to not knowing: the next probes decide."""
         self.healthy = False
-        self.probe_successes = self.probe_failures = self.connect_failures = 0
+        self.probe_successes = self.probe_failures = self.connect_failures = self.refusals = 0
+        self.doubted_at = NEVER
 
     def load(self) -> BackendLoad:
         return BackendLoad(

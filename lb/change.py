@@ -37,6 +37,9 @@ class Change:
     at: float
     address: str = ""
     vm: str | None = None
+    dead: bool = False
+    """It answers nobody any more: what runs on it will not end well. Never told of a drain, nor of
+    one that says itself that it is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +53,7 @@ class Report:
     asked_at: float = 0.0
     timed_out: bool = False
     """No answer in time, which a busy application and a dead one have in common."""
+    certain: bool = False
+    """A no that leaves nothing to wait for: a closed door, or its own word. See `probe.CERTAIN`."""
+    silent: bool = False
+    """No answer of an application at all."""

@@ -165,6 +165,13 @@ class AdminClient:
         said = {key: value for key, value in body.items() if value is not None}
         return dict(self._call("PUT", f"/api/v1/scale/{_part(service)}", said))
 
+    def spawn_vm(self, service: str) -> dict[str, Json]:
+        """The service's row (see `scale`) afterwards."""
+        return dict(self._call("POST", "/api/v1/vms", {"service": service}))
+
+    def retire_vm(self, name: str) -> None:
+        self._call("DELETE", f"/api/v1/vms/{_part(name)}")
+
     def apply_config(
         self, text: str | None, folder: str | None, *, dry_run: bool = False
     ) -> dict[str, Json]:

@@ -49,6 +49,8 @@ class VmConfig(Table):
     drain_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 8.0
     """How long a retired guest may take to power off before it is destroyed."""
+    snapshot: Literal["auto", "off"] = "off"
+    """auto: replicas are started as copies of a saved one where host and network can."""
 
     @model_validator(mode="after")
     def _limit_within_vcpus(self) -> VmConfig:
@@ -142,6 +144,8 @@ class ScaleConfig(Table):
     min: Annotated[int, Field(ge=0, le=1000)] = 1
     """0: none at all after `idle_after` without a request; the next request starts one."""
     max: Annotated[int, Field(ge=1, le=1000)] = 4
+    standby: Annotated[int, Field(ge=0, le=100)] = 0
+    """So many more are kept booted and suspended, to serve within milliseconds."""
     mode: Literal["auto", "observe", "hold"] = "auto"
     target_cpu: Annotated[float, Field(gt=0, le=1)] = 0.6
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1

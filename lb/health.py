@@ -13,13 +13,17 @@ import random
 import ssl
 import time
 from collections.abc import Callable
+from typing import Final
 
 from lb.backend import Backend
 from lb.config_service import HealthConfig
 from lb.pool import Pool, Report
-from lb.probe import TIMEOUT, Manner, probe
+from lb.probe import SILENT, TIMEOUT, Manner, certain, probe
 from lb.slate import Rng
 from lb.tasks import cancel, spawn
+
+AGAIN_S: Final = 0.02
+"""Least time between two questions to one backend. One that may be dead is asked again after it."""
 
 
 class Prober:
@@ -45,6 +49,7 @@ class Prober:
         self._clock = clock
         self._rng: Rng = rng if rng is not None else random.Random()
         self._due: dict[Backend, float] = {}
+        self._asked: dict[Backend, float] = {}
         self._asking: dict[Backend, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +61,7 @@ class Prober:
         # may all be by new settings.
         self._unsubscribe = self._pool.subscribe(lambda change: self._wake.set())
         self._pool.on_configured = self._wake.set
+        self._pool.on_doubt = self._doubt
         self._task = spawn(self._run(), name=f"probes of {self._pool.service}")
 
     async def stop(self) -> None:
@@ -63,6 +69,7 @@ class Prober:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+            self._pool.on_doubt = lambda _backend: None
         await cancel(self._task, *self._asking.values())
         self._task = None
 
@@ -75,6 +82,12 @@ class Prober:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _doubt(self, backend: Backend) -> None:
+        """Ask it at once. One that is being asked is not: the pool looks at its answer first."""
+        if backend not in self._asking:
+            self._due[backend] = self._asked.get(backend, 0.0) + AGAIN_S
+            self._wake.set()
 
     def _reinstate_due(self) -> float:
         """End the ejections whose time has come; returns the seconds until the next one's has."""
@@ -97,11 +110,13 @@ class Prober:
             if at <= now:
                 at = now + pause_s(health, well, self._rng.random())
                 if backend not in self._asking:
+                    self._asked[backend] = now
                     self._asking[backend] = spawn(
                         self._ask(backend), name=f"probe of {backend.name}"
                     )
             due[backend] = at
         self._due = due
+        self._asked = {backend: self._asked[backend] for backend in due if backend in self._asked}
         return min(due.values(), default=now + health.interval) - now
 
     async def _ask(self, backend: Backend) -> None:
@@ -111,7 +126,16 @@ class Prober:
         finally:
             self._asking.pop(backend, None)
         self._pool.observe(
-            Report(backend.name, backend.address, ok, detail, asked_at, detail == TIMEOUT)
+            Report(
+                backend.name,
+                backend.address,
+                ok,
+                detail,
+                asked_at,
+                timed_out=detail == TIMEOUT,
+                certain=certain(ok, detail),
+                silent=detail in SILENT,
+            )
         )
 
 

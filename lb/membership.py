@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 from autoscale.model import EventKind, PoolLoad, Reason, ScaleEvent
 from lb.backend import Backend, BackendView, Lifecycle
@@ -18,6 +19,9 @@ from lb.errors import UnknownBackendError
 from lb.latency import Latency
 
 log = logging.getLogger(__name__)
+
+_DEAD: Final = frozenset({Reason.CRASHED, Reason.UNHEALTHY})
+"""Why a machine leaves that answers nobody any more."""
 
 
 class Membership:
@@ -41,6 +45,9 @@ class Membership:
 
     def _flipped(self) -> None:
         """Something flipped, and was told: what else follows from it?"""
+
+    def _vouched(self, backend: Backend) -> None:
+        """It passed its checks before it came, or came back: it need not pass them again."""
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
@@ -168,13 +175,17 @@ class Membership:
         if known is not None and known.address == event.address:
             known.host = event.host or known.host
             self._weigh(known, event.weight)
-            self._undrain(known, event.reason)
+            # whoever was lost before it drained has to pass its checks again, whatever is said
+            sure = event.ready and (known.healthy or known.lifecycle is not Lifecycle.DRAINING)
+            self._undrain(known, event.reason, sure=sure)
+            if sure and known.lifecycle is Lifecycle.STARTING:
+                self._vouched(known)
             return
         if known is not None:
             # Same VM, new address (it was restored or migrated): what we knew of the old
             # address says nothing of the new one.
             self._leave(known, Reason.REPLACED)
-        self._add(
+        backend = self._add(
             Backend(
                 event.backend,
                 event.address,
@@ -184,6 +195,8 @@ class Membership:
                 joined_because=event.reason,
             )
         )
+        if event.ready:
+            self._vouched(backend)
 
     def _weigh(self, backend: Backend, weight: int) -> None:
         if backend.weight != weight:
@@ -203,9 +216,15 @@ class Membership:
                 backend.record.reinstate(self.clock())  # it gets nothing in any case
             self._move(backend, Lifecycle.DRAINING, reason, f"{backend.in_flight} in flight")
 
-    def _undrain(self, backend: Backend, reason: Reason) -> None:
-        if backend.lifecycle is Lifecycle.DRAINING:
-            backend.joined_because = reason
+    def _undrain(self, backend: Backend, reason: Reason, *, sure: bool = False) -> None:
+        """`sure`: it is as well as it was, and serves at once."""
+        if backend.lifecycle is not Lifecycle.DRAINING:
+            return
+        backend.joined_because = reason
+        if sure:
+            backend.available_since = self.clock()
+            self._move(backend, Lifecycle.READY, reason, "drain taken back")
+        else:
             backend.forget_health()
             self._move(backend, Lifecycle.STARTING, reason, "drain taken back")
 
@@ -215,12 +234,15 @@ class Membership:
             self._departed.append(backend)
         else:
             self._retired_latency.absorb(backend.latency)
-        self._move(backend, Lifecycle.GONE, reason, f"{backend.in_flight} in flight")
+        words = f"{backend.in_flight} in flight"
+        self._move(backend, Lifecycle.GONE, reason, words, dead=reason in _DEAD)
 
-    def _move(self, backend: Backend, to: Lifecycle, reason: Reason, message: str) -> None:
+    def _move(
+        self, backend: Backend, to: Lifecycle, reason: Reason, message: str, *, dead: bool = False
+    ) -> None:
         before = backend.lifecycle
         backend.move(to)
-        self._tell(backend, Aspect.LIFECYCLE, before, to, reason, message)
+        self._tell(backend, Aspect.LIFECYCLE, before, to, reason, message, dead=dead)
 
     def _tell(
         self,
@@ -230,6 +252,8 @@ class Membership:
         after: str,
         reason: Reason,
         message: str,
+        *,
+        dead: bool = False,
     ) -> None:
         """Every flip ends here, so that whoever keeps a list of who is available cannot miss it."""
         self._stale()
@@ -244,6 +268,7 @@ class Membership:
             at=self.clock(),
             address=backend.address,
             vm=backend.vm,
+            dead=dead,
         )
         log.info(
             "%s/%s %s → %s (%s: %s)",

@@ -13,10 +13,10 @@ import random
 import sys
 import time
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Final, Literal
 
 from autoscale.model import Reason
-from lb.backend import Backend, Lifecycle
+from lb.backend import NEVER, Backend, Lifecycle
 from lb.balance import policy_named
 from lb.change import Aspect
 from lb.change import Change as Change
@@ -26,12 +26,16 @@ from lb.errors import (
     AllTriedError,
     AllUnhealthyError,
     AtCapacityError,
+    BodyCutError,
+    BodyTimeoutError,
     ConnectFailedError,
+    ConnectTimeoutError,
     Fault,
     NoBackendError,
     NoneReadyError,
     PoolEmptyError,
     RequestError,
+    UpstreamResetError,
 )
 from lb.lease import Lease as Lease
 from lb.membership import Membership
@@ -45,6 +49,11 @@ from lb.outlier import (
 )
 from lb.slate import Policy, Rng, Slate
 from lb.slow_start import STEPS, warmth
+
+_CLOSED_DOOR: Final = (ConnectFailedError, UpstreamResetError, BodyCutError)
+"""How a request finds that nobody is there any more. QEMU's forwarded port accepts for a guest that
+does not listen, and resets. A stale connection may be nobody's fault, and may be the first sign."""
+_LATE: Final = (ConnectTimeoutError, BodyTimeoutError)
 
 
 class Pool(Membership):
@@ -74,6 +83,9 @@ class Pool(Membership):
         self._policy_from: object = None
         self.on_configured: Callable[[], None] = lambda: None
         """Called when settings changed: the prober may have planned by the old ones."""
+        self.on_doubt: Callable[[Backend], None] = lambda _backend: None
+        """Called with one that serves and may be dead: the prober is to ask it now, instead of at
+        its next time, unless it is being asked."""
         # state
         self._rng: Rng = rng if rng is not None else random.Random()
         self._slate: Slate[Backend] | None = None
@@ -223,16 +235,39 @@ class Pool(Membership):
         backend.probe = report.detail or ("ok" if report.ok else "failed")
         if report.ok:
             backend.probe_successes += 1
-            backend.probe_failures = backend.connect_failures = 0
+            backend.probe_failures = backend.connect_failures = backend.refusals = 0
+            if backend.doubted_at <= report.asked_at:
+                backend.doubted_at = NEVER
             if not backend.healthy and backend.probe_successes >= self.health.rise:
                 self._set_health(backend, True, f"probe: {backend.probe}")
         else:
             backend.probe_failures += 1
             backend.probe_successes = 0
-            if backend.healthy and backend.probe_failures >= self.health.fall:
-                self._set_health(backend, False, f"probe: {backend.probe}")
+            backend.refusals = backend.refusals + 1 if report.certain else 0
+            if backend.healthy and self._condemned(backend, certain=report.certain):
+                self._set_health(backend, False, f"probe: {backend.probe}", dead=report.silent)
+        if backend.healthy and (
+            backend.doubted_at > NEVER or (backend.refusals and backend.vm is not None)
+        ):
+            self.on_doubt(backend)
 
-    def _set_health(self, backend: Backend, healthy: bool, message: str) -> None:
+    def _condemned(self, backend: Backend, *, certain: bool) -> bool:
+        """`fall` bad probes in a row: a busy guest answers late, and comes back. But where a
+        request and then the probe met a closed door, or where a VM says no twice, there is nothing
+        to wait for: it is out within one more question, however large `fall` is."""
+        if backend.probe_failures >= self.health.fall:
+            return True
+        return certain and (
+            backend.doubted_at > NEVER or (backend.refusals >= 2 and backend.vm is not None)
+        )
+
+    def _vouched(self, backend: Backend) -> None:
+        backend.probe_failures = backend.connect_failures = backend.refusals = 0
+        self._set_health(backend, True, "it passed its checks before")
+
+    def _set_health(
+        self, backend: Backend, healthy: bool, message: str, *, dead: bool = False
+    ) -> None:
         backend.healthy = healthy
         if self._backends.get(backend.name) is not backend:
             return
@@ -245,13 +280,14 @@ class Pool(Membership):
             self._move(backend, Lifecycle.READY, backend.joined_because, message)
         else:
             reason = Reason.HEALTHY if healthy else Reason.UNHEALTHY
-            self._tell(backend, Aspect.HEALTH, *words, reason, message)
+            self._tell(backend, Aspect.HEALTH, *words, reason, message, dead=dead)
 
     # ── what requests tell ───────────────────────────────────────────────────────────────────
 
     def record_answer(self, backend: Backend, seconds: float, now: float, status: int) -> None:
         """Count a whole answer: it proves the backend alive, and may speak against it."""
         backend.connect_failures = 0
+        backend.doubted_at = NEVER
         backend.answered_at = now
         backend.latency.record(seconds, now)
         if speaks_against(status):
@@ -265,8 +301,11 @@ class Pool(Membership):
         """Count a request's failure; refused connections also speak to the backend's health.
 
         `fall` of them in a row, without an answer or a good probe between, take it out at once:
-        at 60 requests/s a dead VM is gone within 50 ms, where probes alone need `fall` seconds.
+        the first one asks for a probe at once, and where that is refused too, it is out by then.
         """
+        if isinstance(error, _CLOSED_DOOR) and not isinstance(error, _LATE) and backend.healthy:
+            backend.doubted_at = self.clock()
+            self.on_doubt(backend)
         if error.fault is not Fault.BACKEND:
             return
         backend.failures[error.reason] = backend.failures.get(error.reason, 0) + 1
@@ -274,7 +313,8 @@ class Pool(Membership):
             backend.connect_failures += 1
             if backend.healthy and backend.connect_failures >= self.health.fall:
                 backend.probe_successes = 0
-                self._set_health(backend, False, f"{backend.connect_failures} × {error.reason}")
+                words = f"{backend.connect_failures} × {error.reason}"
+                self._set_health(backend, False, words, dead=True)
         self._count_bad(backend, self.clock())
 
     def _count_bad(self, backend: Backend, now: float) -> None:

@@ -23,6 +23,10 @@ from lb.wire.head import END, AnswerHead, answer_head, hopeless
 
 TIMEOUT: Final = "timeout"
 
+SILENT: Final = frozenset({"refused", "reset", TIMEOUT})
+"""What is said of one where no application answers."""
+_VAGUE: Final = frozenset({"unreachable", "tls", "bad answer", TIMEOUT})
+
 _HEAD_BYTES: Final = 65536
 _FIELDS: Final = 1000
 _BODY_BYTES: Final = 65536
@@ -40,8 +44,14 @@ class Manner:
     """Sent first on every connection, before TLS too: a PROXY header where backends expect one."""
 
 
-class _Refusal(Exception):
+class Refusal(Exception):
     """The answer is no; the word says in which way."""
+
+
+def certain(ok: bool, said: str) -> bool:
+    """Whether it is a no that leaves nothing to wait for: nobody listens, or the application says
+    that it is not ready. A network that is lost for a moment, or no answer in time, is none."""
+    return not ok and said not in _VAGUE
 
 
 async def probe(address: str, health: HealthConfig, manner: Manner) -> tuple[bool, str]:
@@ -52,18 +62,18 @@ async def probe(address: str, health: HealthConfig, manner: Manner) -> tuple[boo
             return await _ask(address, health, manner)
     except TimeoutError:
         return False, TIMEOUT
-    except _Refusal as refusal:
+    except Refusal as refusal:
         return False, str(refusal)
 
 
 async def _ask(address: str, health: HealthConfig, manner: Manner) -> tuple[bool, str]:
-    async with _connection(address, manner) as connection:
+    async with connected(address, manner) as connection:
         try:
             connection.write(
                 f"GET {health.path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lbctl-probe\r\n"
                 "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
             )
-            head, rest = await _head(connection)
+            head, rest = await read_head(connection)
             if head.status not in good_statuses(health.status):
                 return False, str(head.status)
             # Without a text to look for, the head is the answer; a body may be a page, or endless.
@@ -71,17 +81,18 @@ async def _ask(address: str, health: HealthConfig, manner: Manner) -> tuple[bool
                 return False, "wrong body"
             return True, str(head.status)
         except WireError:
-            raise _Refusal("bad answer") from None
+            raise Refusal("bad answer") from None
 
 
 @contextlib.asynccontextmanager
-async def _connection(address: str, manner: Manner) -> AsyncIterator[BackendConnection]:
+async def connected(address: str, manner: Manner) -> AsyncIterator[BackendConnection]:
+    """A connection of its own, for one exchange. Raises Refusal."""
     try:
         connection = await dial(address)
     except ConnectionRefusedError:
-        raise _Refusal("refused") from None
+        raise Refusal("refused") from None
     except (OSError, UnicodeError):  # the latter: no resolver could ask for such a name
-        raise _Refusal("unreachable") from None
+        raise Refusal("unreachable") from None
     try:
         if manner.greeting:
             connection.write(manner.greeting)
@@ -90,16 +101,16 @@ async def _connection(address: str, manner: Manner) -> AsyncIterator[BackendConn
             await encrypt(connection, manner.tls, name)
         yield connection
     except ssl.SSLError:
-        raise _Refusal("tls") from None
+        raise Refusal("tls") from None
     except OSError:
-        raise _Refusal("reset") from None
+        raise Refusal("reset") from None
     finally:
         # Says goodbye where TLS wants one, and waits for no answer to it.
         connection.transport.close()
         connection.close()
 
 
-async def _head(connection: BackendConnection) -> tuple[AnswerHead, bytes]:
+async def read_head(connection: BackendConnection) -> tuple[AnswerHead, bytes]:
     """The final answer's head, and what came behind it. Raises WireError, ConnectionError."""
     data = b""
     for _ in range(_MOST_INTERIM):

@@ -18,6 +18,7 @@ from lb.admin.control import HostRow, ScaleRow, VmRow
 from lb.decisions import DecisionLog
 from lb.metrics import AutoscalerRows, HistogramRow, ReplicaRow
 from lb.metrics import VmRow as VmMetrics
+from lb.site import Site
 
 
 def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> ScaleRow:
@@ -50,6 +51,20 @@ def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> 
     )
 
 
+def readiness(sites: Mapping[str, Site]) -> tuple[bool, str]:
+    """May traffic be sent to a process that serves these, by service; and why not, or why."""
+    asleep = []
+    for name, site in sites.items():
+        if site.pool.available:
+            continue
+        if site.config.scale.min or not site.takes_requests:
+            return False, f"service {name} has no backend that serves"
+        asleep.append(name)
+    if asleep:
+        return True, f"every service serves; at zero until a request comes: {', '.join(asleep)}"
+    return True, "every service has a backend that serves"
+
+
 def vm_row(status: VmStatus) -> VmRow:
     signal, sample = status.signal, status.sample
     limit = sample.limit_cores if sample else None
@@ -65,6 +80,8 @@ def vm_row(status: VmStatus) -> VmRow:
         cpu_vcpu_ratio=signal.vcpu_cores / limit if signal and limit else None,
         memory_bytes=sample.memory_bytes if sample else None,
         image=status.generation[:12] or None,
+        role=status.role,
+        path=status.path.value,
     )
 
 
@@ -78,6 +95,7 @@ def stray_row(host: str, domain: Domain) -> VmRow:
         host=host,
         memory_bytes=domain.sample.memory_bytes if domain.sample else None,
         image=domain.identity.generation[:12] or None,
+        role=domain.identity.role,
     )
 
 

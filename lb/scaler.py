@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -18,37 +19,47 @@ from autoscale.controller import Controller, LoopClock
 from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
 from autoscale.host import Hypervisor, ImageUnavailable
-from autoscale.model import Demand, Happening, Reason
+from autoscale.model import Demand, Happening, Reason, VmState
 from autoscale.model import Path as Way
 from autoscale.rules import Mode, Override
 from autoscale.vm import BootFiles, VmShape
 from guest import image as guest_image
 from lb.admin.control import RefusedError, ScaleOrder
-from lb.config import ServiceConfig, VmConfig
+from lb.config import ScaleConfig, ServiceConfig, VmConfig
 from lb.decisions import DecisionLog, Decisions
 from lb.forecast_file import ForecastFile
 from lb.overrides import Overrides, in_words
 from lb.pool import Pool
+from lb.probe import Manner, probe
 from lb.scale_rules import rules_of
 from lb.tasks import cancel, spawn
 
 log = logging.getLogger(__name__)
+
+SOON_S: Final = 5.0
+"""So long a request may wait where all replicas are lost and a standby or a copy comes instead: it
+takes the one some 50 ms and the other 1.5 s, and the machine may be busy."""
+STARTING: Final = (VmState.DEFINED, VmState.BOOTING)
+
+SEED_BYTES: Final = 32
+"""Of randomness that a copy of a saved guest is given, as much as its kernel's pool holds."""
 
 SPARE_S: Final = 10.0
 """Beyond what the configuration grants a VM to drain and to power off."""
 
 
 class Scaler:
-    """Of a service whose configuration has VMs. `demand` is what its clients ask for; `home` is
-    where forecasts are kept, `images_home` where images are; `hosts`, `overrides` and `decisions`
-    are shared by all services. `note` writes the journal, `activated` takes the seconds of each
-    start."""
+    """Of a service whose configuration has VMs. `demand` is what its clients ask for, `manner` how
+    its backends are spoken to now; `home` is where forecasts are kept, `images_home` where images
+    are; `hosts`, `overrides` and `decisions` are shared by all services. `note` writes the journal,
+    `activated` takes the seconds of each start."""
 
     def __init__(
         self,
         pool: Pool,
         config: ServiceConfig,
         demand: Callable[[], Demand],
+        manner: Callable[[], Manner],
         *,
         hosts: Mapping[str, Hypervisor],
         instance: str,
@@ -63,6 +74,7 @@ class Scaler:
         self._config = config
         self._vm = vm = config.vm or VmConfig()
         self._hosts = hosts
+        self._manner = manner
         self._overrides = overrides
         self._forecast_file = ForecastFile(home / "forecasts", pool.service)
         self._note = note
@@ -73,7 +85,7 @@ class Scaler:
         self.fleet = VmFleet(
             pool.service,
             hosts,
-            _shape(vm),
+            _shape(vm, config.scale),
             lambda: _boot_files(images_home, self._vm.image),
             instance=instance,
             max_existing=config.scale.max,
@@ -84,6 +96,8 @@ class Scaler:
             emit=pool.apply,
             load=pool.load,
             note=note,
+            check=self._is_ready,
+            new_seed=lambda: secrets.token_bytes(SEED_BYTES),
             activated=activated,
         )
         self.fleet.burst = config.scale.burst
@@ -96,8 +110,10 @@ class Scaler:
             wall_clock=time.time,
             demand=demand,
             note=note,
+            spawn=_spawn,
             decided=self._decided,
         )
+        self.fleet.on_news = self.controller.wake
         self._go_by_rules()
 
     @property
@@ -127,11 +143,18 @@ class Scaler:
         """Rules and timeouts count at once; a shape or an image is for VMs that start from now."""
         self._config = config
         self._vm = config.vm or VmConfig()
-        self.fleet.shape = _shape(self._vm)
+        self.fleet.shape = _shape(self._vm, config.scale)
         self.fleet.max_existing = config.scale.max
         self.fleet.burst = config.scale.burst
         self.controller.interval_s = config.scale.sample_interval
         self._go_by_rules()
+
+    # ── what is asked of a replica that is in no pool ────────────────────────────────────────
+
+    async def _is_ready(self, address: str) -> bool:
+        """The prober's own question, to one that will wait instead of serving."""
+        ready, _ = await probe(address, self._config.health, self._manner())
+        return ready
 
     # ── an operator's orders ─────────────────────────────────────────────────────────────────
 
@@ -157,6 +180,27 @@ class Scaler:
             self._tell(f"an operator orders {in_words(override)}{instead}", override)
         self.log.newest = None  # it was made before, and says something else
         self._go_by_rules()
+
+    def spawn(self) -> None:
+        """One more than are wanted now, as an order. Raises RefusedError at the maximum."""
+        newest = self.log.newest
+        wanted = newest.desired if newest is not None else self.fleet.counts().active
+        self.order(ScaleOrder("fixed", max(wanted, self._config.scale.min) + 1))
+
+    def retire_vm(self, name: str) -> None:
+        """Let this one drain and end. Raises RefusedError where it does so already, and for one of
+        the last that the service must have."""
+        vm = self.fleet.get(name)
+        if vm is None or not vm.alive:
+            raise RefusedError(f"{name} is leaving already")
+        low, active = self.controller.rules.min, self.fleet.counts().active
+        if vm.serves_or_will and active <= low:
+            raise RefusedError(
+                f"service {self._service} has {active} of at least {low} replicas: bring one more"
+                f" with `lbctl vm spawn {self._service}` first"
+            )
+        self.fleet.retire(name, Reason.OPERATOR)
+        self.controller.wake()
 
     def _decided(self, decision: Decision) -> None:
         now = time.time()
@@ -201,16 +245,18 @@ class Scaler:
 
     def awaited(self) -> float:
         """For how many seconds a request that finds no replica may wait for one. 0 where none comes
-        for it: there always should be some, the last launches failed and none is due, no host
-        answers or one was never seen, or an operator wants none."""
+        for it: there always should be some and all are lost, the last launches failed and none is
+        due, no host answers or one was never seen, or an operator wants none."""
         rules, gate = self.controller.rules, self.fleet.gate
-        if rules.min or self._retiring or not self.running:
+        if self._retiring or not self.running:
             return 0.0
         if gate.is_open and not gate.allows(self.controller.now()):
             return 0.0  # once a launch is due again, a request has to wait, or none would be tried
         down = set(self.controller.unreachable)
         if len(down) >= len(self._hosts) or self.fleet.unseen_hosts & down:
             return 0.0
+        if rules.min:
+            return SOON_S if self._comes_soon() else 0.0
         override = rules.override
         if override is not None and not override.holds(time.time()):
             override = None
@@ -221,6 +267,14 @@ class Scaler:
         else:
             comes = mode is Mode.AUTO or newest is None or newest.desired > 0
         return self._vm.boot_timeout if comes else 0.0
+
+    def _comes_soon(self) -> bool:
+        """Whether whoever is missing is replaced quicker than a machine boots."""
+        ways = self.fleet.counts().ways
+        return any(way.path is not Way.COLD and way.available != 0 for way in ways) or any(
+            vm.state is VmState.STANDBY or (vm.path is Way.SNAPSHOT and vm.state in STARTING)
+            for vm in self.fleet.statuses()
+        )
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────
 
@@ -259,7 +313,7 @@ def _spawn(work: Coroutine[Any, Any, None], name: str) -> object:
     return spawn(work, name=name)
 
 
-def _shape(vm: VmConfig) -> VmShape:
+def _shape(vm: VmConfig, scale: ScaleConfig) -> VmShape:
     return VmShape(
         vcpus=vm.vcpus,
         memory_mib=vm.memory_mib,
@@ -268,6 +322,8 @@ def _shape(vm: VmConfig) -> VmShape:
         boot_timeout_s=vm.boot_timeout,
         drain_timeout_s=vm.drain_timeout,
         shutdown_timeout_s=vm.shutdown_timeout,
+        standby=scale.standby,
+        snapshot=vm.snapshot == "auto",
     )
 
 

@@ -16,6 +16,7 @@ from lb.error_pages import ErrorPages
 from lb.health import Prober
 from lb.metrics import RequestMetrics
 from lb.pool import Pool
+from lb.probe import Manner
 from lb.scaler import Scaler
 from lb.site import Site, manner_of
 from lb.tasks import cancel, spawn
@@ -27,7 +28,7 @@ the first check of whoever is well takes; whoever is not must not hold up the re
 LOOK_S: Final = 0.05
 """How often a service that leaves is asked whether its last request has ended."""
 
-MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand]], Scaler]
+MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand], Callable[[], Manner]], Scaler]
 
 
 class Served:
@@ -83,9 +84,11 @@ class Served:
             scaler.configure(config)
             scaler.keep()
         else:
-            self._scaler = scaler = self._make_scaler(self.pool, config, self.site.demand)
+            self._scaler = scaler = self._make_scaler(
+                self.pool, config, self.site.demand, lambda: self.prober.manner
+            )
             self.site.line.awaited = scaler.awaited
-            self.site.line.on_wait = scaler.controller.wake
+            self.site.line.on_wait = scaler.controller.hurry
             scaler.start(opening)
 
     async def prepare(self, config: ServiceConfig) -> None:

@@ -34,6 +34,7 @@ from lb.listener import ProxyServer
 from lb.metrics import AutoscalerRows, Histogram, Metrics
 from lb.overrides import Overrides
 from lb.pool import Change, Pool
+from lb.probe import Manner
 from lb.routes import Routes
 from lb.scaler import Scaler
 from lb.served import Served
@@ -112,12 +113,17 @@ class Balancer:
         return served
 
     def _make_scaler(
-        self, pool: Pool, config: ServiceConfig, demand: Callable[[], Demand]
+        self,
+        pool: Pool,
+        config: ServiceConfig,
+        demand: Callable[[], Demand],
+        manner: Callable[[], Manner],
     ) -> Scaler:
         return Scaler(
             pool,
             config,
             demand,
+            manner,
             hosts=self._hosts.by_name,
             instance=self._instance,
             home=self._home,
@@ -195,7 +201,7 @@ class Balancer:
         await self._strays.look()
         nothing = ServiceConfig()
         scalers = [
-            self._make_scaler(Pool.from_config(name, nothing), nothing, lambda: Demand(0.0))
+            self._make_scaler(Pool.from_config(name, nothing), nothing, lambda: Demand(0.0), Manner)
             for name in self._strays.services
         ]
         for scaler in scalers:
@@ -422,6 +428,19 @@ class Balancer:
         ours = [s for c in self.controllers.values() for s in c.fleet.statuses()]
         return [*(rows.vm_row(status) for status in ours), *self._strays.rows()]
 
+    async def spawn_vm(self, service: str) -> ScaleRow:
+        self._scaler_of(service).spawn()
+        await self._overrides.save()
+        return self.scale(service)
+
+    async def retire_vm(self, name: str) -> None:
+        owner = next((s for s in self._scalers.values() if s.fleet.get(name) is not None), None)
+        if owner is None:
+            raise UnknownNameError(
+                f"no service has a VM {name}; a stray ends by `lbctl up --retire-vms`"
+            )
+        owner.retire_vm(name)
+
     async def hosts(self) -> list[HostRow]:
         return self._hosts.rows(self.controllers)
 
@@ -432,15 +451,18 @@ class Balancer:
         return rows.scale_row(service, scaler.controller, scaler.log)
 
     async def set_scale(self, service: str, order: ScaleOrder) -> ScaleRow:
+        self._scaler_of(service).order(order)
+        await self._overrides.save()
+        return self.scale(service)
+
+    def _scaler_of(self, service: str) -> Scaler:
         served = self._service(service)
         if served.leaving or served.scaler is None:
             raise RefusedError(
                 f"service {service} has no VMs to scale: add [service.{service}.vm] to the"
                 " configuration"
             )
-        served.scaler.order(order)
-        await self._overrides.save()
-        return self.scale(service)
+        return served.scaler
 
     @property
     def decisions(self) -> Decisions:
@@ -450,17 +472,8 @@ class Balancer:
         return self._metrics.render()
 
     def is_ready(self) -> tuple[bool, str]:
-        asleep = []
-        for name, part in self.config.service.items():  # not those that leave, or get ready to come
-            site = self._services[name].site
-            if site.pool.available:
-                continue
-            if part.scale.min or not site.takes_requests:
-                return False, f"service {name} has no backend that serves"
-            asleep.append(name)
-        if asleep:
-            return True, f"every service serves; at zero until a request comes: {', '.join(asleep)}"
-        return True, "every service has a backend that serves"
+        # not those that leave, or get ready to come
+        return rows.readiness(self._sites(self.config))
 
     def _service(self, name: str) -> Served:
         served = self._services.get(name)

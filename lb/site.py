@@ -12,6 +12,7 @@ from lb.adaptive import AdaptiveLimit
 from lb.backend import Backend, Lifecycle
 from lb.breaker import Breaker, BreakerState
 from lb.budget import RetryBudget
+from lb.change import Aspect, Change
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.headers import Fields
@@ -55,7 +56,7 @@ class Site:
         counters.limit = lambda: self.adaptive.limit if self.config.adaptive.enabled else None
         self._secret = secret
         self._derive()
-        self._unsubscribe = pool.subscribe(lambda change: self.upstream.settle())
+        self._unsubscribe = pool.subscribe(self._changed)
 
     def close(self) -> None:
         """Close what is kept between requests; none runs any more. Idempotent."""
@@ -92,6 +93,15 @@ class Site:
         if not self.config.adaptive.enabled:
             return None
         return self.adaptive.max_wait(self.line.standing_s)
+
+    def _changed(self, change: Change) -> None:
+        self.upstream.settle()
+        if not change.dead:
+            return
+        gone = change.aspect is Aspect.LIFECYCLE
+        # one that is there may yet answer: its requests are given up only for a better chance
+        if gone or (self.pool.available and self.config.retry.attempts > 1):
+            self.upstream.give_up(change.backend, all_of_it=gone)
 
     # ── what the service tells of itself ─────────────────────────────────────────────────────
 

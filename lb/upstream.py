@@ -50,6 +50,9 @@ class Upstream:
         self._rules = object()
         """Another one after each change of how connections are opened."""
         self._kept: dict[Backend, list[BackendConnection]] = {}
+        self._running: dict[Backend, dict[BackendConnection, bool]] = {}
+        """Those that carry an exchange, and whether it could be begun anew elsewhere: nothing of an
+        answer has come, and doing it twice is harmless."""
         self._doors: dict[Backend, asyncio.Semaphore] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -91,18 +94,24 @@ class Upstream:
         if connection is None:
             connection = await self._connect(backend, onward, timeouts)
         exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
+        running = self._running.setdefault(backend, {})
+        running[connection] = repeatable
         try:
             exchange.send()
-            return exchange, await exchange.head(interim)
+            head = await exchange.head(interim)
         except BaseException:
             exchange.stop_sending()
             connection.close()
+            self._ended(backend, connection)
             raise
+        running[connection] = False
+        return exchange, head
 
     def finish(self, backend: Backend, exchange: BackendExchange) -> None:
         """Keep the connection where it can serve another request; else cut it."""
         connection = exchange.connection
         exchange.stop_sending()
+        self._ended(backend, connection)
         if (
             not exchange.reusable
             or not backend.probed
@@ -117,6 +126,23 @@ class Upstream:
         connection.rest(loop.time(), lambda: self._forget(backend, connection))
         if self._sweeper is None:
             self._sweeper = loop.call_later(IDLE_S, self._sweep, loop)
+
+    def _ended(self, backend: Backend, connection: BackendConnection) -> None:
+        running = self._running[backend]
+        del running[connection]
+        if not running and not backend.probed:
+            del self._running[backend]
+
+    def give_up(self, name: str, *, all_of_it: bool) -> None:
+        """A backend of this name answers nobody any more. Its exchanges end as if it had reset
+        them, so that a retry can follow at once instead of after a timeout: all of them, or only
+        those that lose nothing by it. Whoever is in the middle of an answer may yet get the rest.
+        """
+        for backend, running in self._running.items():
+            if backend.name == name and not backend.available:
+                for connection, repeatable in running.items():
+                    if repeatable or all_of_it:
+                        connection.close()
 
     def _reuse(self, backend: Backend, idle_s: float, now: float) -> BackendConnection | None:
         """The connection used last, where it is fresh enough."""
@@ -193,12 +219,14 @@ class Upstream:
 
     def settle(self) -> None:
         """Close the idle connections of every backend that gets no new request."""
-        for backend in {*self._kept, *self._doors}:
+        for backend in {*self._kept, *self._doors, *self._running}:
             if not backend.probed:
                 self._drop(backend)
 
     def _drop(self, backend: Backend) -> None:
         self._doors.pop(backend, None)
+        if not self._running.get(backend, True):
+            del self._running[backend]
         for connection in self._kept.pop(backend, ()):
             connection.close()
 

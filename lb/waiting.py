@@ -50,8 +50,7 @@ class WaitingLine:
         """For how many seconds a request may wait although no backend is ready, because one is on
         its way or will be asked for; 0: no backend, no waiting."""
         self.on_wait: Callable[[], None] = lambda: None
-        """Called when somebody begins to wait while no backend is ready: for the first one, not for
-        each that joins him."""
+        """Called when somebody begins to wait: for the first one, not for each that joins him."""
         self._pool = pool
         self._turns: Turns[_Waiter] = Turns()
         # Those who failed on a backend and avoid it, together by whom they avoid: where the first
@@ -102,7 +101,7 @@ class WaitingLine:
         max_wait = max(max_wait, coming_s)
         waiter = self._join(client, frozenset(exclude), key, prefer)
         try:
-            if coming_s > 0 and len(self) == 1:
+            if len(self) == 1:
                 self.on_wait()
             async with asyncio.timeout(max_wait):
                 return await waiter.place

@@ -39,6 +39,8 @@ VM = VmRow(
     cpu_vcpu_ratio=0.52,
     memory_bytes=384 * 1024 * 1024,
     image="webapp",
+    role="replica",
+    path="cold",
 )
 HOST = HostRow(
     name="local",
@@ -95,6 +97,16 @@ class FakeControl:
         if self.failure is not None:
             raise self.failure
         return self.vm_rows
+
+    async def spawn_vm(self, service: str) -> ScaleRow:
+        return await self.set_scale(service, ScaleOrder("fixed", self.scale(service).desired + 1))
+
+    async def retire_vm(self, name: str) -> None:
+        if name not in [row.name for row in self.vm_rows]:
+            raise UnknownNameError(f"no service has a VM {name}")
+        if len(self.vm_rows) == 1:
+            raise RefusedError("service web has 1 of at least 1 replicas")
+        self.vm_rows = [row for row in self.vm_rows if row.name != name]
 
     async def hosts(self) -> list[HostRow]:
         return self.host_rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -24,6 +24,7 @@ from autoscale.host import (
     LimitUnsupported,
     NoSuchDomain,
     PowerState,
+    SnapshotUnusable,
 )
 from autoscale.model import Sample
 
@@ -100,7 +101,7 @@ class Tasks:
 
 
 class Fault(StrEnum):
-    """What goes wrong with a creation."""
+    """What goes wrong with a start, be it by booting or as a copy."""
 
     REFUSED = "refused"
     """The host answers no; there is no domain."""
@@ -110,6 +111,23 @@ class Fault(StrEnum):
     """The call times out, and the domain exists all the same."""
     HANGS_IN_BOOT = "hangs in boot"
     """The domain runs, and its application never answers."""
+
+
+class Odd(StrEnum):
+    """What goes wrong with another call."""
+
+    FAILS = "fails"
+    """It is not done, and the host says so."""
+    DONE_ALL_THE_SAME = "done all the same"
+    """The call times out, and is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A guest as it was saved: what its application knew then."""
+
+    called: str
+    vcpus: int
 
 
 @dataclass(slots=True)
@@ -126,6 +144,9 @@ class FakeDomain:
     _clock: Now
     power: PowerState = PowerState.RUNNING
     limit_cores: float | None = None
+    weight: int = 1024
+    called: str = ""
+    """The name that its application believes in."""
     off_at: float = NEVER
     ignores_power_button: bool = False
     will_not_die: bool = False
@@ -186,61 +207,80 @@ class FakeHypervisor:
         *,
         instance: str = OURS,
         boot_s: float = 10.0,
+        restore_s: float = 1.0,
         shutdown_s: float = 2.0,
+        first_port: int = 40001,
     ) -> None:
         self._clock = clock
         self._name = name
         self.instance = instance
         self.boot_s = boot_s
+        self.restore_s = restore_s
         self.shutdown_s = shutdown_s
         self.domains: dict[str, FakeDomain] = {}
         self.calls: list[tuple[str, str]] = []
         self.peak = 0
         self.unreachable = False
         self.limits = True
+        self.deaf = False
+        """Whether no guest's agent answers."""
         self.limit_fault: Exception | None = None
         """What the next call that sets a limit raises, although the limit is set."""
         self.addresses = True
         """False: no lease yet, nobody knows where a guest is."""
+        self.copies = ""
+        """Why it can start no copies; empty: it can."""
+        self.guests: dict[str, Saved] = {}
+        """What is saved there, by key."""
+        self.unusable = False
+        """True: what is saved there turns out to be no good."""
         self.is_open = False
         self._faults: deque[Fault] = deque()
-        self._held: asyncio.Event | None = None
-        self._limits_held: asyncio.Event | None = None
-        self._ports = itertools.count(40001)
+        self._odd: dict[str, deque[Odd]] = defaultdict(deque)
+        self._held: dict[str, asyncio.Event] = {}
+        self._ports = itertools.count(first_port)
         self._callbacks: list[Callable[[str], None]] = []
 
     # --- what a test scripts
 
     def next_create(self, fault: Fault, times: int = 1) -> None:
-        """The next `times` creations go wrong like this."""
+        """The next `times` starts go wrong like this."""
         self._faults.extend([fault] * times)
 
+    def next_call(self, verb: str, odd: Odd, times: int = 1) -> None:
+        """The next `times` calls of suspend, resume, save, set_identity, set_cpu_weight, saved."""
+        self._odd[verb].extend([odd] * times)
+
+    def hold_calls(self, verb: str) -> None:
+        """From now on this is neither done nor the call answered until `release_calls`. What is
+        being saved stands still meanwhile."""
+        self._held.setdefault(verb, asyncio.Event())
+
+    def release_calls(self, verb: str) -> None:
+        held = self._held.pop(verb, None)
+        if held is not None:
+            held.set()
+
     def hold_creates(self) -> None:
-        """From now on a creation is not answered until `release_creates`."""
-        if self._held is None:
-            self._held = asyncio.Event()
+        """No start, be it by booting or as a copy, is answered until `release_creates`."""
+        self.hold_calls("create")
 
     def release_creates(self) -> None:
-        if self._held is not None:
-            self._held.set()
-            self._held = None
+        self.release_calls("create")
 
     def hold_limits(self) -> None:
-        """From now on a limit is neither set nor the call answered until `release_limits`."""
-        if self._limits_held is None:
-            self._limits_held = asyncio.Event()
+        self.hold_calls("set_cpu_limit")
 
     def release_limits(self) -> None:
-        if self._limits_held is not None:
-            self._limits_held.set()
-            self._limits_held = None
+        self.release_calls("set_cpu_limit")
 
     def forget_faults(self) -> None:
         """Everything works from now on; a guest that ignores its power button goes on doing so."""
         self._faults.clear()
-        self.unreachable = False
-        self.release_creates()
-        self.release_limits()
+        self._odd.clear()
+        self.unreachable = self.unusable = False
+        for verb in tuple(self._held):
+            self.release_calls(verb)
         self.limit_fault = None
         for domain in self.domains.values():
             domain.will_not_die = False
@@ -300,6 +340,7 @@ class FakeHypervisor:
             libvirt_version="9.0.0",
             network="user",
             cpu_limits=self.limits,
+            copies=self.copies,
         )
 
     async def close(self) -> None:
@@ -315,9 +356,22 @@ class FakeHypervisor:
 
     async def create(self, spec: VmSpec) -> Identity:
         await self._answer("create", spec.name)
-        held = self._held
-        if held is not None:
-            await held.wait()
+        return await self._start(spec, spec.name, self.boot_s)
+
+    async def restore(self, spec: VmSpec, key: str) -> Identity:
+        await self._answer("restore", spec.name)
+        guest = self.guests.get(key)
+        if guest is None or self.unusable or self.copies:
+            self.guests.pop(key, None)
+            raise SnapshotUnusable(
+                f"{self._name} cannot copy {key}: it was written by another QEMU"
+            )
+        assert guest.vcpus == spec.vcpus, "a copy has the shape of what was saved"
+        return await self._start(spec, guest.called, self.restore_s)
+
+    async def _start(self, spec: VmSpec, called: str, takes_s: float) -> Identity:
+        if "create" in self._held:
+            await self._held["create"].wait()
         fault = self._faults.popleft() if self._faults else None
         if fault is Fault.REFUSED:
             raise DomainRefused(f"{self._name} refuses {spec.name}: no more memory")
@@ -330,8 +384,9 @@ class FakeHypervisor:
             spec.uuid,
             identity,
             spec.vcpus,
-            NEVER if hangs else self._clock.now() + self.boot_s,
+            NEVER if hangs else self._clock.now() + takes_s,
             self._clock,
+            called=called,
         )
         domain.ignores_power_button = hangs
         self.domains[spec.name] = domain
@@ -351,16 +406,77 @@ class FakeHypervisor:
         found = self._known(domain)
         if not self.limits:
             raise LimitUnsupported(f"{self._name} cannot limit CPU: no cgroups")
-        if self._limits_held is not None:
-            await self._limits_held.wait()
+        if "set_cpu_limit" in self._held:
+            await self._held["set_cpu_limit"].wait()
         found.limit_cores = cores
         fault, self.limit_fault = self.limit_fault, None
         if fault is not None:
             raise fault
 
+    async def set_cpu_weight(self, domain: str, weight: int) -> None:
+        await self._answer("set_cpu_weight", domain)
+        if not self.limits:
+            raise LimitUnsupported(f"{self._name} cannot weigh CPU: no cgroups")
+        odd = await self._oddly("set_cpu_weight")
+        self._known(domain).weight = weight
+        self._times_out(odd)
+
+    async def suspend(self, domain: str) -> None:
+        await self._answer("suspend", domain)
+        odd = await self._oddly("suspend")
+        found = self._known(domain)
+        if found.power is PowerState.RUNNING:
+            found.use(0.0)
+            found.power = PowerState.PAUSED
+        self._times_out(odd)
+
+    async def resume(self, domain: str) -> None:
+        await self._answer("resume", domain)
+        odd = await self._oddly("resume")
+        found = self._known(domain)
+        if found.power is PowerState.PAUSED:
+            found.power = PowerState.RUNNING
+        self._times_out(odd)
+
+    async def saved(self) -> frozenset[str]:
+        await self._answer("saved", "")
+        self._times_out(await self._oddly("saved"))
+        return frozenset() if self.copies else frozenset(self.guests)
+
+    async def save(self, domain: str, key: str) -> None:
+        await self._answer("save", domain)
+        found = self._known(domain)
+        found.power = PowerState.PAUSED
+        odd = await self._oddly("save")
+        found = self._known(domain)
+        del self.domains[domain]
+        self._tell(domain)
+        if odd is None:
+            self.guests = {key: Saved(found.called, found.vcpus)}
+        if "save's answer" in self._held:
+            await self._held["save's answer"].wait()
+        self._times_out(odd)
+
+    async def introduce(self, domain: str, name: str, seed: bytes) -> None:
+        await self._answer("introduce", domain)
+        odd = await self._oddly("introduce")
+        found = self._known(domain)
+        if self.deaf or not found.serving():
+            raise HypervisorError(f"{self._name}: the agent of {domain} does not answer")
+        found.called = name
+        self._times_out(odd)
+
+    async def set_time(self, domain: str) -> None:
+        await self._answer("set_time", domain)
+        odd = await self._oddly("set_time")
+        self._known(domain)
+        self._times_out(odd)
+
     async def set_identity(self, domain: str, identity: Identity) -> None:
         await self._answer("set_identity", domain)
+        odd = await self._oddly("set_identity")
         self._known(domain).identity = identity
+        self._times_out(odd)
 
     async def shutdown(self, domain: str) -> None:
         await self._answer("shutdown", domain)
@@ -386,6 +502,19 @@ class FakeHypervisor:
         self._callbacks.append(callback)
 
     # --- inside
+
+    async def _oddly(self, verb: str) -> Odd | None:
+        """What is to go wrong with this call, once it is let through."""
+        if verb in self._held:
+            await self._held[verb].wait()
+        odd = self._odd[verb].popleft() if self._odd[verb] else None
+        if odd is Odd.FAILS:
+            raise HypervisorError(f"{self._name}: cannot {verb}: internal error")
+        return odd
+
+    def _times_out(self, odd: Odd | None) -> None:
+        if odd is Odd.DONE_ALL_THE_SAME:
+            raise HostUnreachable(f"{self._name}: no answer from libvirt in 20 s")
 
     async def _answer(self, verb: str, domain: str) -> None:
         """Every call is a chance for others to run, and fails while the host is unreachable."""

@@ -12,10 +12,10 @@ COLD, SNAPSHOT, STANDBY = Path.COLD, Path.SNAPSHOT, Path.STANDBY
 seconds = st.floats(0.01, 1000)
 
 
-def test_until_one_was_measured_every_way_takes_as_long_as_a_boot() -> None:
+def test_until_one_was_measured_each_way_takes_what_is_usual() -> None:
     fresh = Activations()
     assert fresh.ways({COLD: None}) == (Way(COLD, COLD_START_S, None),)
-    assert fresh.expected_s(STANDBY) == COLD_START_S
+    assert (fresh.expected_s(STANDBY), fresh.expected_s(SNAPSHOT)) == (0.05, 1.5)
 
 
 def test_of_twenty_the_slowest_one_does_not_count() -> None:
@@ -45,7 +45,7 @@ def test_the_ways_come_cheapest_first_and_only_those_there_are() -> None:
     activations.add(COLD, 7.0)
     assert activations.ways({COLD: None, STANDBY: 2, SNAPSHOT: None}) == (
         Way(STANDBY, 0.05, 2),
-        Way(SNAPSHOT, COLD_START_S, None),
+        Way(SNAPSHOT, 1.5, None),
         Way(COLD, 7.0, None),
     )
     assert activations.ways({COLD: None, STANDBY: 0}) == (Way(COLD, 7.0, None),)

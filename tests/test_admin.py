@@ -107,6 +107,23 @@ async def test_machines_hosts_and_scale(http: aiohttp.ClientSession) -> None:
     assert (await get("/scale"))["services"] == [scale]
 
 
+async def test_a_machine_more_and_one_less(
+    http: aiohttp.ClientSession, control: FakeControl
+) -> None:
+    async with http.post("/api/v1/vms", json={"service": "web"}, headers=AUTH) as response:
+        assert (response.status, (await response.json())["to"]) == (202, 3)
+    wrong: tuple[Any, ...] = ([], {}, {"service": 1}, {"service": "web", "count": 2})
+    for body in wrong:
+        async with http.post("/api/v1/vms", json=body, headers=AUTH) as response:
+            assert response.status == 400
+    async with http.delete("/api/v1/vms/web-1") as response:
+        assert response.status == 401
+    control.vm_rows.append(replace(control.vm_rows[0], name="web-2"))
+    for name, status in (("web-1", 202), ("web-1", 404), ("web-2", 409)):
+        async with http.delete(f"/api/v1/vms/{name}", headers=AUTH) as response:
+            assert response.status == status
+
+
 async def test_the_decisions_can_be_followed(
     control: FakeControl, http: aiohttp.ClientSession
 ) -> None:

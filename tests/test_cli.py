@@ -179,16 +179,34 @@ def test_another_lbctls_token_is_not_taken(control: FakeControl, home: Path) -> 
 # ── machines and hosts ───────────────────────────────────────────────────────────────────────────
 
 
+def test_a_machine_more_and_one_less(control: FakeControl) -> None:
+    said = lbctl("vm", "spawn", "web").stdout
+    assert said == (
+        "web: 3 replicas from now on; `lbctl scale web --auto` lets the planner decide again\n"
+    )
+    assert lbctl("vm", "spawn").stdout == said, "there is only one service"
+    assert json.loads(lbctl("vm", "spawn", "web", "--json").stdout)["to"] == 3
+    assert [(service, order.to) for service, order in control.orders] == [("web", 3)] * 3
+    assert "no service api" in says(lbctl("vm", "spawn", "api"), 1)
+    assert says(lbctl("vm", "retire", "web-1"), 1) == "service web has 1 of at least 1 replicas"
+    assert says(lbctl("vm", "retire", "web-7"), 1) == "no service has a VM web-7"
+    control.vm_rows.append(replace(control.vm_rows[0], name="web-2"))
+    assert lbctl("vm", "retire", "web-1").stdout == "web-1 finishes its requests and ends\n"
+    assert [row.name for row in control.vm_rows] == ["web-2"]
+
+
 def test_machines_and_hosts(control: FakeControl) -> None:
     (_, row) = lbctl("vm", "list").stdout.splitlines()
     assert " ".join(row.split()) == (
-        "web-1 web ready running local 127.0.0.1:4000 1m05s 61% 52% 384 MiB webapp"
+        "web-1 web replica ready cold running local 127.0.0.1:4000 1m05s 61% 52% 384 MiB webapp"
     )
     assert json.loads(lbctl("vm", "list", "--json").stdout)[0]["state"] == "ready"
     shown = lbctl("vm", "show", "web-1").stdout.splitlines()
     assert "cpu host  61%" in shown
     assert json.loads(lbctl("vm", "show", "web-1", "--json").stdout)["name"] == "web-1"
     assert says(lbctl("vm", "show", "a/b"), 1) == "no VM a/b"
+    assert "role      replica" in shown
+    assert "path      cold" in shown
     assert "qemu:///embed" in lbctl("hosts", "list").stdout
     assert json.loads(lbctl("hosts", "list", "--json").stdout)[0]["cores"] == 2
 

@@ -107,6 +107,7 @@ def web(**tables: Any) -> dict[str, Any]:
         (web(vm={"cpu_limit": 2.0}), "cpu_limit = 2 is more than vcpus = 1 can use"),
         (web(vm={"image": "../../etc"}), "service.web.vm.image: "),
         (web(scale={"min": -1}), "service.web.scale.min: "),
+        (web(vm={"snapshot": "on"}), "service.web.vm.snapshot: input should be 'auto' or 'off'"),
         (web(scale={"max": 0}), "service.web.scale.max: "),
         (web(scale={"min": 5, "max": 2}), "service.web.scale: min = 5 is more than max = 2"),
         (web(scale={"target_cpu": 1.5}), "service.web.scale.target_cpu: "),
@@ -143,6 +144,9 @@ def schedule(**entry: Any) -> dict[str, Any]:
     ("scale", "complaint"),
     [
         ({"mode": "off"}, ".mode: input should be 'auto', 'observe' or 'hold'"),
+        ({"standby": -1}, ".standby: "),
+        ({"standby": 101}, ".standby: "),
+        ({"standby": 1.5}, ".standby: "),
         ({"tolerance": 1}, ".tolerance: "),
         (
             {"target_cpu": 0.9, "tolerance": 0.2},

@@ -10,24 +10,12 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from autoscale.controller import LoopClock
-from autoscale.domain_xml import Identity
 from autoscale.forecast import Forecast
-from autoscale.host import HypervisorError
 from autoscale.model import COLD_START_S, EventKind, Path, Reason, Way
-from autoscale.rules import Mode, Override, Rules
-from tests.fakes import OURS, FakeClock, Fault
+from autoscale.rules import Mode, Override
+from tests.fakes import FakeClock, Fault
 from tests.world import World, rules, shape
 
 JOIN, DRAIN, LEAVE = EventKind.JOIN, EventKind.DRAIN, EventKind.LEAVE
@@ -64,7 +52,7 @@ async def test_low_high_low_one_replica_two_and_one_again() -> None:
     assert 60 <= took <= 75
     assert world.reasons("scale.down") == [Reason.CPU_LOW]
     await world.run(300)
-    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
+    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 on standby, 0 leaving>"
     assert [e.kind for e in world.events] == [JOIN, JOIN, DRAIN, LEAVE]
     assert [e.reason for e in world.events[1:]] == [
         Reason.CPU_OVERLOAD,
@@ -313,7 +301,7 @@ async def test_from_zero_to_one_and_back_when_nobody_asks() -> None:
     assert world.reasons("scale.down") == [Reason.IDLE]
     assert world.reasons("scale.up") == [Reason.FROM_ZERO]
     assert world.host.ours() == []
-    assert repr(world.fleet) == "<VmFleet web: 0 ready, 0 booting, 0 leaving>"
+    assert repr(world.fleet) == "<VmFleet web: 0 ready, 0 booting, 0 on standby, 0 leaving>"
 
 
 async def test_at_zero_nothing_is_replaced_and_nothing_is_missed() -> None:
@@ -483,249 +471,6 @@ async def test_the_fake_clock_does_the_same_in_its_own_time() -> None:
     assert not waiting.done()
     clock.advance(0.1)
     await waiting
-
-
-# --- whatever happens
-
-MAX = 3
-
-
-def wanted(low: int, **changes: Any) -> Rules:
-    return rules(low, MAX, burst=1.5, idle_after_s=60.0, **changes)
-
-
-class AnyStory(RuleBasedStateMachine):
-    """Random load, time, crashes, refusals, hanging and lost calls, unreachable hosts, restarts,
-    queues, wishes of an operator.
-
-    After every step: our domains that exist ≤ max, nobody else's was touched, and the pool was told
-    of each replica at most one JOIN and one LEAVE by one process. At the end the faults stop, and
-    the fleet settles where the load wants it, with no machine left over.
-    """
-
-    @initialize(
-        hosts=st.integers(1, 2),
-        low=st.integers(0, MAX),
-        faults=st.lists(st.sampled_from(list(Fault)), max_size=3),
-    )
-    def begin(self, hosts: int, low: int, faults: list[Fault]) -> None:
-        self.runner = asyncio.Runner()
-        self.world = World(wanted(low), hosts=("a", "b")[:hosts], vm=shape(cpu_limit=0.5))
-        for number, host in enumerate(self.world.hosts.values()):
-            host.add_foreign(f"database-{number}")
-            host.add_foreign(
-                f"api-{number}", Identity(OURS, "api", "generation-1", 8080, 1.0, 1.7e9)
-            )
-            host.add_foreign(
-                f"web-{number}", Identity("theirs", "web", "generation-1", 8080, 1.0, 1.7e9)
-            )
-            for fault in faults:
-                host.next_create(fault)
-        self.foreign = {n: d for h in self.world.hosts.values() for n, d in h.domains.items()}
-
-    def go(self, seconds: float, step_s: float = 1.0) -> None:
-        self.runner.run(self.world.run(seconds, step_s))
-
-    @rule(seconds=st.sampled_from([1, 1, 3, 10, 45]))
-    def time_passes(self, seconds: int) -> None:
-        self.go(seconds)
-
-    @rule(times=st.integers(1, 5))
-    def woken_early(self, times: int) -> None:
-        self.go(0.1 * times, 0.1)
-
-    @rule(cores=st.sampled_from([0.0, 0.2, 0.7, 1.5, 9.0]))
-    def load_changes(self, cores: float) -> None:
-        self.world.demand = cores
-        self.go(8)
-
-    @rule(queued=st.sampled_from([0, 1, 40]), arrivals=st.sampled_from([0.0, 5.0, 80.0]))
-    def clients_come_and_go(self, queued: int, arrivals: float) -> None:
-        self.world.queued, self.world.arrivals = queued, arrivals
-        self.go(3)
-
-    @rule(delay=st.sampled_from([0.0, 0.2, 0.9]), host=st.integers(0, 1))
-    def a_host_has_no_core_to_spare(self, delay: float, host: int) -> None:
-        hosts = list(self.world.hosts.values())
-        for domain in hosts[host % len(hosts)].ours():
-            domain.delay = delay
-        self.go(2)
-
-    @rule(host=st.integers(0, 1), held=st.booleans())
-    def limits_go_wrong(self, host: int, held: bool) -> None:
-        hosts = list(self.world.hosts.values())
-        if held:
-            hosts[host % len(hosts)].hold_limits()
-        else:
-            hosts[host % len(hosts)].limit_fault = HypervisorError("no answer from libvirt")
-        self.go(2)
-
-    @rule(
-        mode=st.sampled_from(list(Mode)),
-        to=st.integers(0, MAX),
-        for_s=st.none() | st.integers(1, 60),
-    )
-    def an_operator_wishes(self, mode: Mode, to: int, for_s: int | None) -> None:
-        until = None if for_s is None else 1.7e9 + self.world.clock.now() + for_s
-        override = Override(mode, to if mode is Mode.FIXED else None, until)
-        self.world.controller.rules = wanted(self.world.rules.min, override=override)
-        self.go(2)
-
-    @rule(fault=st.sampled_from(list(Fault)), times=st.integers(1, 3), host=st.integers(0, 1))
-    def creations_go_wrong(self, fault: Fault, times: int, host: int) -> None:
-        hosts = list(self.world.hosts.values())
-        hosts[host % len(hosts)].next_create(fault, times)
-
-    @rule(host=st.integers(0, 1))
-    def creations_hang(self, host: int) -> None:
-        hosts = list(self.world.hosts.values())
-        hosts[host % len(hosts)].hold_creates()
-        self.go(1)
-
-    @rule()
-    def hanging_creations_are_answered(self) -> None:
-        for host in self.world.hosts.values():
-            host.release_creates()
-        self.go(1)
-
-    @rule(host=st.integers(0, 1))
-    def a_host_is_away(self, host: int) -> None:
-        hosts = list(self.world.hosts.values())
-        hosts[host % len(hosts)].unreachable = True
-        self.go(2)
-
-    @rule()
-    def hosts_are_back(self) -> None:
-        for host in self.world.hosts.values():
-            host.unreachable = False
-        self.go(1)
-
-    @precondition(lambda self: self.world.domains())
-    @rule(which=st.integers(0, 9), leaves=st.booleans())
-    def a_machine_dies(self, which: int, leaves: bool) -> None:
-        domains = self.world.domains()
-        name = domains[which % len(domains)].name
-        for host in self.world.hosts.values():
-            if name in host.domains:
-                host.crash(name, leaves=leaves)
-        self.go(1)
-
-    @precondition(lambda self: self.world.domains())
-    @rule(which=st.integers(0, 9), fault=st.sampled_from(list(Fault)), seconds=st.integers(1, 40))
-    def a_machine_dies_and_its_successors_fail(
-        self, which: int, fault: Fault, seconds: int
-    ) -> None:
-        for host in self.world.hosts.values():
-            host.next_create(fault, 2)
-        self.a_machine_dies(which, leaves=True)
-        self.go(seconds)
-
-    @precondition(lambda self: self.world.domains())
-    @rule(
-        which=st.integers(0, 9),
-        how=st.sampled_from(["deaf", "undead", "no counters", "sick", "another run"]),
-        seconds=st.integers(1, 40),
-    )
-    def a_machine_turns_odd(self, which: int, how: str, seconds: int) -> None:
-        domains = self.world.domains()
-        domain = domains[which % len(domains)]
-        domain.ignores_power_button |= how == "deaf"
-        domain.will_not_die |= how == "undead"
-        domain.has_counters ^= how == "no counters"
-        if how == "another run":
-            domain.run, domain.cpu_s = domain.run + 1, 0.0
-        if how == "sick":
-            self.world.unprobed ^= {domain.name}
-        self.go(seconds)
-
-    @rule(low=st.integers(0, MAX))
-    def the_minimum_is_reloaded(self, low: int) -> None:
-        self.world.rules = self.world.controller.rules = wanted(low)
-        self.go(3)
-
-    @rule()
-    def killed_and_started_again(self) -> None:
-        self.runner.run(self.world.restart())
-        self.world.events.clear()
-        self.go(1)
-
-    @invariant()
-    def ours_that_exist_are_never_more_than_max(self) -> None:
-        assert len(self.world.domains()) <= MAX, [d.name for d in self.world.domains()]
-        assert self.world.fleet.counts().existing <= MAX
-
-    @invariant()
-    def nobody_elses_machine_is_touched(self) -> None:
-        there = {n: d for h in self.world.hosts.values() for n, d in h.domains.items()}
-        asked = {name for h in self.world.hosts.values() for _, name in h.calls}
-        for name, domain in self.foreign.items():
-            assert there.get(name) is domain
-            assert name not in asked
-            assert name not in self.world.pool
-
-    @invariant()
-    def the_pool_is_told_each_thing_once_and_in_order(self) -> None:
-        told: dict[str, list[EventKind]] = {}
-        for event in self.world.events:
-            told.setdefault(event.backend, []).append(event.kind)
-        for kinds in told.values():
-            assert kinds in (
-                [JOIN],
-                [JOIN, DRAIN],
-                [JOIN, LEAVE],
-                [JOIN, DRAIN, LEAVE],
-                # those that never got so far as to join
-                [DRAIN],
-                [LEAVE],
-                [DRAIN, LEAVE],
-            ), told
-
-    @invariant()
-    def who_may_be_picked_is_there(self) -> None:
-        assert {b.name for b in self.world.pool} <= {s.name for s in self.world.fleet.statuses()}
-
-    def teardown(self) -> None:
-        if not hasattr(self, "runner"):
-            return
-        try:
-            self.everything_works_again()
-        finally:
-            self.runner.run(self.world.tasks.cancel())
-            self.runner.close()
-
-    def everything_works_again(self) -> None:
-        world = self.world
-        for host in world.hosts.values():
-            host.forget_faults()
-        for domain in world.domains():
-            domain.has_counters = True
-        world.unprobed = set()
-        world.demand = world.arrivals = 0.0
-        world.queued = 0
-        world.controller.rules = world.rules
-        # the longest way: a breaker (60 s), a boot (10 s), a minute of low load, steps down 15 s
-        # apart, a minute without a request, and twice that for what was not thought of here
-        self.go(500, 1.0)
-        self.ours_that_exist_are_never_more_than_max()
-        self.nobody_elses_machine_is_touched()
-        counts = world.fleet.counts()
-        assert counts.ready == counts.existing == len(world.domains()) == world.rules.min
-        assert world.decision.desired == world.rules.min
-        assert {b.name for b in world.pool.available} == {d.name for d in world.domains()}
-        assert {d.limit_cores for d in world.domains()} <= {0.5}
-        assert not world.tasks.running
-
-
-def test_any_story_ends_well() -> None:
-    run_state_machine_as_test(
-        AnyStory,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
 
 
 async def test_a_reload_forgets_nothing_of_what_was_seen() -> None:

@@ -17,7 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lb", "autoscale", "guest", "loadtest")
 
 COVERED_BY = {
+    "autoscale.changes": "test_hypervisor",
     "autoscale.host": "test_hypervisor",
+    "autoscale.life": "test_fleet",
+    "autoscale.link": "test_hypervisor",
+    "autoscale.machines": "test_fleet",
     "autoscale.model": "test_policy",
     "autoscale.threads": "test_hypervisor",
     "guest.boottime": "test_image",
@@ -39,6 +43,7 @@ COVERED_BY = {
     "lb.admin.problems": "test_admin",
     "lb.admin.scale_routes": "test_admin",
     "lb.admin.stream": "test_admin",
+    "lb.admin.vm_routes": "test_admin",
     "lb.change": "test_pool",
     "lb.lease": "test_pool",
     "lb.slate": "test_balance",

@@ -356,8 +356,9 @@ def test_every_kind_of_event_is_explained() -> None:
     told = {
         name for row in rows(sections(DOCS / "operating.md")["Events"]) for name in codes(row[0])
     }
-    source = "".join((ROOT / "autoscale" / f).read_text() for f in ("fleet.py", "controller.py"))
-    noted = set(re.findall(r'"((?:vm|host|breaker)\.\w+)"', source))
+    files = ("fleet.py", "life.py", "machines.py", "controller.py")
+    source = "".join((ROOT / "autoscale" / file).read_text() for file in files)
+    noted = set(re.findall(r'"((?:vm|host|breaker|snapshot)\.\w+)"', source))
     assert len(noted) > 8
     assert noted <= told
     assert {f"backend.{state.value}" for state in BACKEND_TRANSITIONS} <= told

@@ -95,7 +95,12 @@ def test_a_network_of_libvirt_needs_no_forwarding(network: str, kind: str, sourc
     assert agent.get("name") == "org.qemu.guest_agent.0"
 
 
-def test_a_forwarded_port_needs_no_agent() -> None:
+def test_beside_a_forwarded_port_the_agent_has_a_socket_of_ours() -> None:
+    """It tells a copy who it is; where no socket fits, a guest does without."""
+    channel = xml(host=replace(USER, agent_socket="/home/agent/web")).find("devices/channel")
+    assert channel is not None
+    assert channel.find("source").attrib == {"mode": "bind", "path": "/home/agent/web"}  # type: ignore[union-attr]
+    assert channel.find("target").get("name") == "org.qemu.guest_agent.0"  # type: ignore[union-attr]
     assert xml().find("devices/channel") is None
 
 

@@ -35,12 +35,12 @@ async def one_serving(world: World) -> str:
 async def test_from_nothing_to_one_that_serves() -> None:
     world = World()
     await world.run(1)
-    assert repr(world.fleet) == "<VmFleet web: 0 ready, 1 booting, 0 leaving>"
+    assert repr(world.fleet) == "<VmFleet web: 0 ready, 1 booting, 0 on standby, 0 leaving>"
     (event,) = world.events
     assert (event.kind, event.reason, event.host) == (JOIN, Reason.BELOW_MIN, "local")
     assert event.address == "127.0.0.1:40001"
     await world.run(10)
-    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
+    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 on standby, 0 leaving>"
     assert world.said() == [
         ("scale.up", Reason.BELOW_MIN),
         ("vm.launch", Reason.BELOW_MIN),

@@ -30,6 +30,14 @@ class AddressedHost(LibvirtHypervisor):
         return f"192.0.2.1:{40000 + sum(domain.encode())}"
 
 
+async def _ready(_address: str) -> bool:
+    return True
+
+
+async def _told(_address: str, _name: str) -> None:
+    """No guest there has an application."""
+
+
 class Process:
     """One `lbctl up`: pool, fleet and controller on a connection of its own."""
 
@@ -57,6 +65,8 @@ class Process:
             emit=self._emit,
             load=self._load,
             note=self.notes.append,
+            check=_ready,
+            new_seed=lambda: bytes(32),
         )
         self.controller = Controller(
             self.fleet,
@@ -67,6 +77,7 @@ class Process:
             wall_clock=lambda: 1.7e9,
             demand=lambda: Demand(at=clock.now()),
             note=self.notes.append,
+            spawn=self.tasks,
         )
 
     def _emit(self, event: ScaleEvent) -> None:

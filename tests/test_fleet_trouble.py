@@ -121,7 +121,7 @@ async def test_a_third_that_never_starts_does_not_hold_the_other_two_for_ever() 
     tries = len(world.host.asked("create"))
     await world.run(300)
     assert len(world.host.asked("create")) == tries, "nobody wants a third any more"
-    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 leaving>"
+    assert repr(world.fleet) == "<VmFleet web: 1 ready, 0 booting, 0 on standby, 0 leaving>"
 
 
 async def test_a_third_that_always_hangs_in_boot_does_not_either() -> None:

@@ -120,13 +120,18 @@ async def test_what_needs_a_lease_now_is_told_that_there_is_none() -> None:
     requests.tasks["1"].cancel()
 
 
-async def test_a_busy_backend_is_waited_for_without_waking_anybody() -> None:
+async def test_the_first_who_waits_for_a_busy_backend_is_told_of_too() -> None:
     pool, line, calls = at_zero(limit=1)
     join(pool, "a")
     requests = Requests(line)
-    await requests.come("1", "2")
-    assert (len(line), calls) == (1, [])
-    await requests.end("1", "2")
+    await requests.come("1", "2", "3")
+    assert (len(line), calls) == (2, ["wake"]), "not each who joins him"
+    await requests.end("1", "2", "3")
+    await requests.come("4")
+    assert calls == ["wake"], "it need not wait"
+    await requests.come("5")
+    assert calls == ["wake", "wake"], "the line had gone"
+    await requests.end("4", "5")
 
 
 # ── the bounds ────────────────────────────────────────────────────────────────────────────────────

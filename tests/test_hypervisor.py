@@ -29,7 +29,8 @@ from autoscale.host import (
     NoSuchDomain,
     PowerState,
 )
-from autoscale.hypervisor import THREADS, LibvirtHypervisor
+from autoscale.hypervisor import LibvirtHypervisor
+from autoscale.link import THREADS
 from autoscale.model import Sample
 from autoscale.signals import signal_between
 from autoscale.threads import DaemonThreads

@@ -5,6 +5,7 @@ Building and booting a real one is the end-to-end tests' work.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import json
@@ -22,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest import boottime, debian, image, initrd, rootfs
+from guest import agent, boottime, debian, image, initrd, rootfs
 
 SYSTEMD = image.HERE / "systemd"
 
@@ -435,12 +436,51 @@ def test_the_tree_is_composed(tmp_path: Path) -> None:
         assert machine_id.read() == b""
         assert tree.getmember("./etc/passwd").uid == 7
         assert tree.getmember("etc/systemd/system/default.target").linkname == "replica.target"
-        for script in ("dhcp", "agent"):
+        for script in ("dhcp", "acpi/PWRF/00000080"):
             assert tree.getmember(f"usr/lib/webapp/{script}").mode & 0o111
     assert {"usr/bin/busybox", "etc/systemd/system/webapp.service"} <= kept
     late = sorted(name.rpartition("/")[2] for name in kept if "/drivers/" in name)
     assert late == ["00-virtio_console.ko", "01-evdev.ko", "02-button.ko"], "none a second time"
     assert not kept & {"dev/null", "boot/vmlinuz-6.1", modules + "nfs.ko"}
+
+
+def test_the_image_has_every_file_of_ours_that_its_programs_import() -> None:
+    """They would find the rest of the package here, and nothing in a guest."""
+    for name in rootfs.OURS:
+        tree = ast.parse((image.HERE / name).read_text())
+        imported = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        for module in {place.rpartition(".")[0] for place in imported if "guest." in place}:
+            file = module.replace("guest.", "") + ".py"
+            assert rootfs.OURS[file] == f"{rootfs.APP_FOLDER}/guest", f"{name} imports {module}"
+    hooks = "\n".join(rootfs.hooks(image.HERE))
+    for name, folder in rootfs.OURS.items():
+        assert f"copy-in {image.HERE / name} /{folder}\n" in hooks
+        assert hooks.index(f"/{name} ") < hooks.index("compileall"), "compiled in the image"
+    search = re.search(r"PYTHONPATH=(.+)", (SYSTEMD / "webapp.service").read_text())
+    assert search is not None
+    assert f"/{rootfs.APP_FOLDER}" in search[1].split(":")
+
+
+def test_the_agent_reaches_the_application_and_what_it_must_change() -> None:
+    application = (SYSTEMD / "webapp.service").read_text().splitlines()
+    unit = (SYSTEMD / "agent.service").read_text().splitlines()
+    name = agent.WAKE_SOCKET.removeprefix("/run/").removesuffix("/wake")
+    assert f"RuntimeDirectory={name}" in application
+    assert "RuntimeDirectoryMode=0700" in application
+    (bounding,) = [line for line in unit if line.startswith("CapabilityBoundingSet=")]
+    assert {"CAP_SYS_ADMIN", "CAP_SYS_TIME", "CAP_DAC_OVERRIDE"} == set(
+        bounding.partition("=")[2].split()
+    )
+    assert not [line for line in unit if line.startswith(("ProtectHostname", "ProtectClock"))]
+    (after,) = [line for line in unit if line.startswith("After=")]
+    assert "webapp.service" in after, "its start would delay the application's"
+    assert "power-button.service" in after, "which loads the driver of its port"
+    assert "virtio_console" in initrd.LATE_DRIVERS
 
 
 def test_every_unit_of_the_target_is_there() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoscale.model import EventKind, Reason, ScaleEvent
 from lb.backend import Lifecycle
 from lb.change import Aspect
 from lb.config_service import BackendConfig, ServiceConfig
-from lb.errors import NoneReadyError, PoolEmptyError, UnknownBackendError
+from lb.errors import AllUnhealthyError, NoneReadyError, PoolEmptyError, UnknownBackendError
 from lb.membership import Membership
 from lb.pool import Change, Pool
 from tests.pools import Clock, event, join, lifecycle, make, probe
@@ -143,3 +145,83 @@ def test_a_subscriber_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) 
     end()
     pool.remove("web-1")
     assert len(told) == 2
+
+
+# ── those who passed their checks before ─────────────────────────────────────────────────────────
+
+
+def ready(name: str = "web-1") -> ScaleEvent:
+    return replace(event(EventKind.JOIN, name), ready=True)
+
+
+def test_one_that_passed_its_checks_serves_at_once() -> None:
+    pool, told = make(), list[Change]()
+    pool.subscribe(told.append)
+    pool.apply(ready())
+    with pool.lease() as lease:
+        assert lease.backend.name == "web-1"
+    assert [(c.before, c.after, c.reason) for c in told] == [
+        ("", "starting", Reason.CPU_OVERLOAD),
+        ("starting", "ready", Reason.CPU_OVERLOAD),
+    ]
+    pool.apply(ready())
+    assert len(told) == 2, "said again, nothing happens"
+    probe(pool, "web-1", ok=False, times=3)
+    with pytest.raises(AllUnhealthyError):
+        pool.lease()
+    pool.apply(ready())
+    with pytest.raises(AllUnhealthyError):
+        pool.lease()
+
+
+def test_it_is_probed_from_then_on_like_any_other() -> None:
+    pool = make(rise=5, fall=2)
+    pool.apply(ready())
+    (one,) = pool
+    assert (one.probed, one.available) == (True, True)
+    probe(pool, "web-1", ok=False, times=2)
+    assert not one.available
+    probe(pool, "web-1", times=4)
+    assert not one.available, "having come ready counts once"
+    probe(pool, "web-1")
+    assert one.available
+
+
+def test_one_that_was_about_to_be_looked_at_need_not_be() -> None:
+    pool = make()
+    join(pool, "web-1", ready=False)
+    pool.apply(ready())
+    assert lifecycle(pool, "web-1") == "ready"
+    assert len(pool.available) == 1
+
+
+def test_one_that_was_about_to_rest_is_taken_back_as_it_was() -> None:
+    clock = Clock()
+    pool, told = make(clock=clock), list[Change]()
+    join(pool, "web-1")
+    pool.apply(event(EventKind.DRAIN, reason=Reason.CPU_LOW))
+    pool.subscribe(told.append)
+    clock.now += 60
+    pool.apply(ready())
+    assert [(c.before, c.after) for c in told] == [("draining", "ready")]
+    (one,) = pool.available
+    assert one.available_since == clock.now, "a slow start, if there is one, begins now"
+
+
+def test_one_that_was_lost_before_it_drained_has_to_pass_its_checks_again() -> None:
+    pool = make()
+    join(pool, "web-1")
+    probe(pool, "web-1", ok=False, times=3)
+    pool.apply(event(EventKind.DRAIN, reason=Reason.CPU_LOW))
+    pool.apply(ready())
+    assert (lifecycle(pool, "web-1"), pool.available) == ("starting", ())
+    probe(pool, "web-1")
+    assert lifecycle(pool, "web-1") == "ready"
+
+
+def test_without_that_word_a_drain_that_is_taken_back_is_looked_at() -> None:
+    pool = make()
+    join(pool, "web-1")
+    pool.apply(event(EventKind.DRAIN, reason=Reason.CPU_LOW))
+    pool.apply(event(EventKind.JOIN))
+    assert (lifecycle(pool, "web-1"), pool.available) == ("starting", ())

@@ -239,7 +239,117 @@ async def test_nobody_waits_where_launches_fail(tmp_path: Path) -> None:
         assert (await get(balancer))[0] == 200
 
 
-# ── what is remembered ───────────────────────────────────────────────────────────────────────────
+# ── one more, one less ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_more_is_an_order_for_one_more_than_are_wanted(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, _):
+        await until(lambda: ready(balancer) == 1)
+        row = await balancer.spawn_vm("web")
+        assert (row.mode, row.to, row.ordered) == ("fixed", 2, True)
+        assert json.loads((tmp_path / "overrides.json").read_text())["web"]["to"] == 2
+        await until(lambda: ready(balancer) == 2)
+        with pytest.raises(RefusedError, match="1 to 2 replicas, 3 is out of bounds: change serv"):
+            await balancer.spawn_vm("web")
+        with pytest.raises(UnknownNameError, match="there is no service 'api'"):
+            await balancer.spawn_vm("api")
+
+
+async def test_one_that_is_retired_is_replaced_while_as_many_are_wanted(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, host):
+        await until(lambda: ready(balancer) == 1)
+        (first,) = host.apps
+        with pytest.raises(
+            RefusedError, match=r"has 1 of at least 1 replicas: bring one more with"
+        ):
+            await balancer.retire_vm(first)
+        with pytest.raises(UnknownNameError, match="no service has a VM web-7"):
+            await balancer.retire_vm("web-7")
+        await balancer.spawn_vm("web")
+        await until(lambda: ready(balancer) == 2)
+        held = asyncio.ensure_future(get(balancer, "/slow"))
+        host.hold.clear()
+        await until(lambda: any(view.in_flight for view in balancer.pool()["web"]))
+        (busy,) = [view.name for view in balancer.pool()["web"] if view.in_flight]
+        await balancer.retire_vm(busy)
+        (view,) = [view for view in balancer.pool()["web"] if view.name == busy]
+        assert view.lifecycle == "draining"
+        with pytest.raises(RefusedError, match=f"{busy} is leaving already"):
+            await balancer.retire_vm(busy)
+        host.hold.set()
+        assert (await held)[:2] == (200, busy), "what runs on it is finished"
+        await until(lambda: busy not in host.domains and ready(balancer) == 2)
+        rows = {row.name: row for row in await balancer.vms()}
+        assert {(row.role, row.path) for row in rows.values()} == {("replica", "cold")}
+
+
+# ── the reserve ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_who_finds_all_replicas_lost_is_served_by_a_standby(tmp_path: Path) -> None:
+    async with running(tmp_path, config(scale={"max": 1, "standby": 1})) as (balancer, host):
+        await until(lambda: ready(balancer) == 1 and balancer.scale("web").standby == 1)
+        rows = {row.role: row for row in await balancer.vms()}
+        assert (rows["standby"].state, rows["replica"].state) == ("standby", "ready")
+        assert scaler(balancer).awaited() > 0
+        host.hold_calls("resume")
+        await host.kill(rows["replica"].name)
+        await until(lambda: not balancer.pool()["web"])
+        waiting = asyncio.ensure_future(get(balancer))
+        await until(lambda: host.asked("resume"))
+        assert scaler(balancer).awaited() > 0, "it is on its way"
+        host.release_calls("resume")
+        status, name, _ = await waiting
+        assert (status, name) == (200, rows["standby"].name)
+
+
+async def test_who_finds_all_replicas_lost_does_not_wait_for_a_boot(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, host):
+        await until(lambda: ready(balancer) == 1)
+        assert scaler(balancer).awaited() == 0
+        host.hold_creates()
+        await host.kill(next(iter(host.apps)))
+        await until(lambda: not balancer.pool()["web"])
+        assert (await get(balancer))[0] == 503
+        host.release_creates()
+        await until(lambda: ready(balancer) == 1)
+
+
+async def test_a_standby_is_asked_what_the_prober_asks(tmp_path: Path) -> None:
+    """Its readiness path answers 200; the one configured never does."""
+    never = {"interval": 0.05, "interval_down": 0.05, "path": "/nowhere", "status": "418"}
+    async with running(tmp_path, config(health=never)) as (balancer, _):
+        await until(lambda: any(view.address for view in balancer.pool()["web"]))
+        found = scaler(balancer)
+        (address,) = [view.address for view in balancer.pool()["web"]]
+        assert not await found._is_ready(address)
+        await balancer.reload(config())
+        assert await found._is_ready(address)
+
+
+async def test_the_fleet_keeps_what_the_configuration_says(tmp_path: Path) -> None:
+    async with running(tmp_path, config(scale={"standby": 1})) as (balancer, _):
+        fleet = scaler(balancer).fleet
+        assert (fleet.shape.standby, fleet.shape.snapshot) == (1, False)
+        await until(lambda: balancer.scale("web").standby == 1)
+        await balancer.reload(config(vm={"drain_timeout": 20.0, "snapshot": "auto"}))
+        assert (fleet.shape.standby, fleet.shape.snapshot) == (0, True)
+        await until(lambda: balancer.scale("web").standby == 0)
+        await balancer.reload(config(scale={"standby": 1}))
+        await until(lambda: balancer.scale("web").standby == 1)
+
+
+async def test_what_a_host_has_saved_is_not_waited_for_until_the_next_second(
+    tmp_path: Path,
+) -> None:
+    """A first launch asks for it; here the next tick by itself is a minute away."""
+    windows = dict.fromkeys(("grow_window", "shrink_window", "panic_window"), 120)
+    rare = {"sample_interval": 60, "stable_window": 240, **windows}
+    async with running(tmp_path, config(vm={}, scale=rare)) as (_, host):
+        await until(lambda: host.asked("create"))
+
+
+# ── one more, one less ───────────────────────────────────────────────────────────────────────────
 
 
 async def test_what_was_learned_of_the_load_outlives_the_process(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def config(**service: Any) -> Config:
         "min": 1, "max": 2, "sample_interval": 0.1, "grow_window": 0.3, "shrink_window": 0.5,
     }  # fmt: skip
     web = {
-        "vm": {"drain_timeout": 20.0, "shutdown_timeout": 5.0},
+        "vm": {"drain_timeout": 20.0, "shutdown_timeout": 5.0, "snapshot": "off"},
         "scale": {**scale, **service.pop("scale", {})} if service.get("vm", True) else None,
         "health": {"interval": 0.05, "interval_down": 0.05},
         **service,
@@ -462,7 +462,7 @@ async def test_a_new_shape_is_for_new_machines(tmp_path: Path) -> None:
     async with running(tmp_path, config()) as (balancer, host):
         await until(lambda: ready(balancer) == 1)
         (first,) = host.apps
-        vm = {"memory_mib": 512, "cpu_limit": 0.5}
+        vm = {"memory_mib": 512, "cpu_limit": 0.5, "snapshot": "off"}
         found = await balancer.reload(config(vm=vm, scale={"min": 2}))
         assert "service.web.vm.memory_mib: 384 → 512, for new VMs" in found.made
         await until(lambda: ready(balancer) == 2)

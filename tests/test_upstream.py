@@ -40,6 +40,7 @@ from tests.fake_backend import (
     FakeBackend,
     Script,
     hang,
+    in_turn,
     refused_address,
     reset_at_once,
     send,
@@ -480,3 +481,45 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing() -> None:
         assert up.limits is limits
         assert await ask(up, backend) == b"ok"
         assert fake.connections == 1
+
+
+async def test_of_a_backend_that_left_nothing_is_kept() -> None:
+    """Whether its last exchange ends before it leaves, or after."""
+    go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await go.wait()
+        await exchange.answer()
+
+    async with FakeBackend(script) as fake, upstream() as up:
+        early, late = ready(fake.address), ready(fake.address)
+        asking = [asyncio.ensure_future(ask(up, one)) for one in (early, late)]
+        await until(lambda: len(fake.seen) == 2)
+        late.move(Lifecycle.GONE)
+        go.set()
+        assert await asyncio.gather(*asking) == [b"ok", b"ok"]
+        assert late not in up._running
+        early.move(Lifecycle.GONE)
+        up.settle()
+        assert not up._running
+
+
+async def test_only_what_runs_on_the_one_that_is_lost_is_given_up() -> None:
+    async with FakeBackend(in_turn([hang, hang])) as fake, upstream() as up:
+        lost, other = Backend("lost", fake.address), Backend("other", fake.address)
+        for one in (lost, other):
+            one.healthy = True
+            one.move(Lifecycle.READY)
+        asking = {one: asyncio.ensure_future(ask(up, one)) for one in (lost, other)}
+        await until(lambda: len(fake.seen) == 2)
+        up.give_up("lost", all_of_it=True)
+        assert await ask(up, lost, fresh=True) == b"ok"
+        assert not asking[lost].done(), "it is well: somebody else had that name before"
+        lost.healthy = False
+        up.give_up("lost", all_of_it=False)
+        with pytest.raises(UpstreamResetError):
+            await asking[lost]
+        assert not asking[other].done()
+        asking[other].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking[other]

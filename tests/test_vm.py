@@ -7,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscale.domain_xml import Identity
-from autoscale.model import BackendLoad, Sample, VmState
-from autoscale.vm import FAILURE_WORDS, TRANSITIONS, ImpossibleTransition, Vm, is_sick
+from autoscale.model import BackendLoad, PoolLoad, Sample, VmState
+from autoscale.vm import (
+    FAILURE_WORDS,
+    TRANSITIONS,
+    ImpossibleTransition,
+    Role,
+    Vm,
+    count,
+    is_available,
+    is_sick,
+    role_of,
+    who_serves,
+)
 
 S = VmState
 IDENTITY = Identity("ours", "web", "generation-1", 8080, 0.4, 1.7e9)
@@ -55,12 +66,43 @@ def test_only_the_tables_edges_can_be_walked(path: list[VmState]) -> None:
             assert (one.state, one.since) == (before, since), "a refused move changes nothing"
 
 
-def test_who_serves_or_will() -> None:
-    assert {state for state in VmState if vm(state).serves_or_will} == {
-        S.DEFINED,
-        S.BOOTING,
-        S.READY,
-    }
+def as_a(role: Role, state: VmState) -> Vm:
+    one = vm(state)
+    one.role = role
+    return one
+
+
+def test_who_serves_or_will_and_who_waits() -> None:
+    """A replica on standby is one that wakes; a template does neither."""
+    alive = {S.DEFINED, S.BOOTING, S.READY, S.STANDBY}
+    assert {state for state in S if vm(state).serves_or_will} == alive
+    assert {state for state in S if as_a(Role.STANDBY, state).in_reserve} == alive
+    assert not any(as_a(Role.REPLICA, state).in_reserve for state in S)
+    for role in (Role.STANDBY, Role.TEMPLATE):
+        assert not any(as_a(role, state).serves_or_will for state in S)
+    assert {state for state in S if vm(state).wakes} == {S.STANDBY}
+    assert not any(as_a(Role.STANDBY, state).wakes for state in S)
+
+
+def test_what_counts_as_what() -> None:
+    """Existing is everything; ready and booting are replicas only, one that wakes among them."""
+    vms = [as_a(role, state) for role in Role for state in S if state is not S.GONE]
+    fleet = count("web", vms, PoolLoad("web"), 0, ())
+    assert (fleet.ready, fleet.booting, fleet.standby) == (1, 3, 1)
+    assert (fleet.draining, fleet.existing, fleet.unavailable) == (6, 18, 1)
+
+
+def test_only_a_replica_serves() -> None:
+    """Whatever the pool says of it: one that rests finishes its requests, and gets no more."""
+    load = PoolLoad("web", (BackendLoad("web-1", "ready", True, 3),))
+    assert [role for role in Role if is_available(as_a(role, S.READY), load)] == [Role.REPLICA]
+    assert who_serves([as_a(Role.STANDBY, S.READY)], load) == ()
+    assert who_serves([vm(S.READY)], load) == ("web-1",)
+
+
+def test_an_unknown_word_in_the_metadata_is_a_replica() -> None:
+    assert [role_of(IDENTITY.with_role(role.value)) for role in Role] == list(Role)
+    assert role_of(IDENTITY.with_role("canary")) is Role.REPLICA
 
 
 def test_what_its_status_says() -> None:

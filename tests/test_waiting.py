@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from autoscale.model import EventKind, Reason, ScaleEvent
 from lb.config import QueueConfig
 from lb.errors import (
     AllTriedError,
@@ -18,7 +19,7 @@ from lb.errors import (
     QueueFullError,
     QueueTimeoutError,
 )
-from lb.pool import Lease
+from lb.pool import Lease, Pool
 from tests.proxy_harness import PATIENCE_S
 from tests.waiters import (
     Requests,
@@ -357,3 +358,35 @@ async def test_from_the_middle_of_the_line_it_leaves_the_order_as_it_was() -> No
     assert len(line) == 2
     await requests.end("1", "2", "4")
     assert requests.served == ["1", "2", "4"]
+
+
+# ── those who come already checked ───────────────────────────────────────────────────────────────
+
+
+def come_ready(pool: Pool, name: str) -> None:
+    pool.apply(
+        ScaleEvent(EventKind.JOIN, "web", name, Reason.QUEUE, address=f"{name}:80", ready=True)
+    )
+
+
+async def test_a_standby_that_wakes_serves_those_who_wait_in_the_same_instant() -> None:
+    pool, line = make("a")
+    requests = Requests(line)
+    await requests.come("1", "2", "3")
+    come_ready(pool, "b")
+    assert backend(pool, "b").in_flight == 1, "before anything else can run"
+    await settle()
+    assert (requests.served, requests.on["2"]) == (["1", "2"], "b")
+    await requests.end("1", "2", "3")
+
+
+async def test_one_that_rested_and_is_taken_back_serves_those_who_wait() -> None:
+    pool, line = make("a", "b")
+    requests = Requests(line)
+    pool.apply(ScaleEvent(EventKind.DRAIN, "web", "b", Reason.CPU_LOW))
+    await requests.come("1", "2")
+    assert (requests.served, len(line)) == (["1"], 1)
+    come_ready(pool, "b")
+    await settle()
+    assert requests.on == {"1": "a", "2": "b"}
+    await requests.end("1", "2")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 import os
+import random
 import re
 import signal
 import socket
-import struct
 import sys
 import threading
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 
-from guest import webapp
+from guest import webapp, work
 
 SOURCE = Path(webapp.__file__)
 
@@ -58,7 +58,7 @@ async def worker_busy(app: webapp.Webapp) -> AsyncIterator[None]:
 
     def burn() -> Iterator[object]:
         while not release.is_set():
-            yield from webapp.work_units(1)
+            yield from work.work_units(1)
 
     burning = asyncio.ensure_future(app.worker.run(burn(), lambda: True))
     try:
@@ -86,46 +86,6 @@ async def samples(session: aiohttp.ClientSession, url: str) -> dict[tuple[str, s
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-# --- work and pictures ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("units", "digest"), [(1, "1d9840d3b9786067"), (3, "354799ba9eba626b")])
-def test_the_digest_is_the_same_on_every_replica_and_release(units: int, digest: str) -> None:
-    *_, state = webapp.work_units(units)
-    assert f"{state:016x}" == digest
-
-
-@given(st.integers(1, 4), st.integers(1, 4))
-def test_more_work_goes_on_where_less_work_ended(some: int, more: int) -> None:
-    whole = list(webapp.work_units(some + more))
-    assert whole[:some] == list(webapp.work_units(some))
-    assert len(set(whole)) == some + more
-
-
-@given(st.integers(0, webapp.MAX_SEED), st.integers(1, 12), st.integers(1, 12))
-def test_a_picture_turned_by_half_is_itself(seed: int, width: int, height: int) -> None:
-    rows = list(webapp.draw_rows(seed, width, height, limit=12))
-    assert [len(row) for row in rows] == [width] * height
-    if height % 2 == 0:
-        assert rows == [row[::-1] for row in reversed(rows)]
-
-
-def test_png_is_read_back_pixel_by_pixel() -> None:
-    rows = [bytes((1, 2, 3)), bytes((4, 5, 6))]
-    data = webapp.png(rows, (3, 2), webapp.palette(0))
-    assert data.startswith(b"\x89PNG\r\n\x1a\n")
-    chunks, at = {}, 8
-    while at < len(data):
-        (size,) = struct.unpack_from(">I", data, at)
-        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
-        assert struct.unpack_from(">I", data, at + 8 + size)[0] == zlib.crc32(kind + body)
-        chunks[kind] = body
-        at += 12 + size
-    assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (3, 2)
-    assert len(chunks[b"PLTE"]) == 3 * 256
-    assert zlib.decompress(chunks[b"IDAT"]) == b"\0\1\2\3\0\4\5\6"
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -191,8 +151,8 @@ async def test_page_names_the_replica_and_shows_its_picture() -> None:
     assert "<web&a>" not in text
     picture = re.search(r'src="data:image/png;base64,([^"]+)"', text)
     assert picture is not None
-    rows = webapp.draw_rows(3, *webapp.PICTURE_SIZE)
-    expected = webapp.png(rows, webapp.PICTURE_SIZE, webapp.palette(3))
+    rows = work.draw_rows(3, *webapp.PICTURE_SIZE)
+    expected = work.png(rows, webapp.PICTURE_SIZE, work.palette(3))
     assert base64.b64decode(picture[1]) == expected
 
 
@@ -221,7 +181,7 @@ async def test_renders_are_answered_first_come_first_served() -> None:
     order: list[int] = []
 
     async def ask(number: int) -> None:
-        await worker.run(webapp.work_units(1), lambda: True)
+        await worker.run(work.work_units(1), lambda: True)
         order.append(number)
 
     async with asyncio.TaskGroup() as group:
@@ -269,7 +229,7 @@ async def test_work_that_fails_is_that_request_s_failure() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await worker.run((broken() for _ in range(1)), lambda: True)
-    states, seconds = await worker.run(webapp.work_units(1), lambda: True)
+    states, seconds = await worker.run(work.work_units(1), lambda: True)
     assert len(states) == 1
     assert seconds > 0
     worker.close()
@@ -345,6 +305,130 @@ def test_cpu_seconds_come_from_the_first_line() -> None:
     }
 
 
+# --- waking up as somebody else ------------------------------------------------------------------
+
+
+async def wake(folder: Path, line: bytes) -> bytes:
+    """What the application says to a line from the guest's agent, up to its end."""
+    reader, writer = await asyncio.open_unix_connection(str(folder / "wake"))
+    writer.write(line)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> str:
+    """The head of an answer on a connection that stays open."""
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = re.search(r"Content-Length: (\d+)", head)
+    assert length is not None
+    await reader.readexactly(int(length[1]))
+    return head
+
+
+@asynccontextmanager
+async def wakeable(folder: Path) -> AsyncIterator[tuple[webapp.Webapp, int]]:
+    """A replica `web-a` that hears wakes at `folder`/wake, and its port."""
+    app = webapp.Webapp("web-a")
+    runner = web.AppRunner(app.application(), access_log=None)
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    wakes = await webapp.listen_for_wakes(
+        str(folder), lambda name: app.renew(name, server.connections)
+    )
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield app, runner.addresses[0][1]
+    finally:
+        wakes.close()
+        await wakes.wait_closed()
+        await runner.cleanup()
+
+
+async def test_a_wake_changes_the_name_and_ends_idle_connections(tmp_path: Path) -> None:
+    async with asyncio.timeout(30), wakeable(tmp_path) as (_, port):
+        idle = await asyncio.open_connection("127.0.0.1", port)
+        assert "X-Replica: web-a\r\n" in await asked(*idle, "/readyz")
+        silent = await asyncio.open_connection("127.0.0.1", port)
+        assert "X-Replica: web-a\r\n" in await asked(*idle, "/readyz")  # `silent` is accepted
+        assert await wake(tmp_path, b'{"name": "web-b"}\n') == b"ok\n"
+        for reader, writer in (idle, silent):
+            assert await reader.read() == b""
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert "X-Replica: web-b\r\n" in await asked(reader, writer, "/readyz")
+        writer.close()
+
+
+async def test_a_request_in_flight_is_answered_and_its_connection_then_ends(tmp_path: Path) -> None:
+    async with asyncio.timeout(30), wakeable(tmp_path) as (app, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with worker_busy(app):
+            writer.write(b"GET /render?work=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: app.worker.waiting == 2)
+            assert await wake(tmp_path, b'{"name": "web-b"}\n') == b"ok\n"
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"X-Replica: web-b\r\n" in answer
+        assert app.figures.in_flight == 0
+        writer.close()
+
+
+async def test_a_copy_starts_its_counts_anew_and_a_woken_standby_does_not(tmp_path: Path) -> None:
+    async with asyncio.timeout(30), wakeable(tmp_path) as (app, port):
+        url = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession() as session:
+            await fetch(session, f"{url}/render?work=2")
+        assert await wake(tmp_path, b'{"name": "web-a"}\n') == b"ok\n"
+        assert app.figures.requests == {("/render", "200"): 1}
+        assert await wake(tmp_path, b'{"name": "web-b"}\n') == b"ok\n"
+        async with aiohttp.ClientSession() as session:
+            await fetch(session, f"{url}/render?work=3")
+            figures = await samples(session, url)
+    assert figures["webapp_requests_total", "200,/render"] == 1
+    assert figures["webapp_request_duration_seconds_count", "/render"] == 1
+    assert figures["webapp_work_units_total", ""] == 3
+    assert figures["webapp_inflight_requests", ""] == 1
+
+
+def test_two_copies_draw_different_random_numbers() -> None:
+    app, before = webapp.Webapp("web-a"), random.getstate()
+    drawn = []
+    try:
+        for name in ("web-b", "web-c"):
+            random.setstate(before)  # as in the guest that both are copies of
+            app.renew(name, [])
+            drawn.append(random.getrandbits(128))
+        random.setstate(before)
+        drawn.append(random.getrandbits(128))
+    finally:
+        random.setstate(before)
+        app.worker.close()
+    assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"{}\n",
+        b"[]\n",
+        b'"web-b"\n',
+        b'{"name": 1}\n',
+        b'{"name": ""}\n',
+        b"x" * 70000 + b"\n",
+    ],
+)
+async def test_what_is_no_wake_changes_nothing(tmp_path: Path, line: bytes) -> None:
+    async with asyncio.timeout(30), wakeable(tmp_path) as (app, _):
+        assert await wake(tmp_path, line) == b"not a wake\n"
+        assert app.replica == "web-a"
+        assert await wake(tmp_path, b'{"name": "web-b"}\n') == b"ok\n", "it listens on"
+
+
 # --- the process ---------------------------------------------------------------------------------
 
 
@@ -354,7 +438,7 @@ async def start(port: int, **environment: str) -> asyncio.subprocess.Process:
         str(SOURCE),
         "--listen=127.0.0.1",
         f"--port={port}",
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(SOURCE.parent.parent), **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -411,3 +495,24 @@ async def test_a_taken_port_is_one_line() -> None:
     assert process.returncode == 1
     assert err.decode().startswith(f"webapp: cannot listen on 127.0.0.1:{port}: ")
     assert err.count(b"\n") == 1
+
+
+async def test_the_process_hears_wakes_in_its_runtime_folder(tmp_path: Path) -> None:
+    port = free_port()
+    process = await start(port, REPLICA_NAME="web-a", RUNTIME_DIRECTORY=str(tmp_path))
+    try:
+        async with asyncio.timeout(30):
+            assert process.stdout is not None
+            assert b"webapp ready" in await process.stdout.readline()
+            assert await wake(tmp_path, b'{"name": "web-b"}\n') == b"ok\n"
+            async with aiohttp.ClientSession() as session:
+                url = f"http://127.0.0.1:{port}/render?work=1"
+                _, headers, text = await fetch(session, url)
+            assert headers["X-Replica"] == json.loads(text)["replica"] == "web-b"
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -6,8 +6,10 @@ it did stands in `events` (to the pool) and `notes` (to the journal).
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -30,8 +32,8 @@ def rules(low: int = 1, high: int = 4, **changes: Any) -> Rules:
     return Rules(min=low, max=high, **changes)
 
 
-def shape(cpu_limit: float = 1.0, **changes: float) -> VmShape:
-    values: dict[str, float] = {
+def shape(cpu_limit: float = 1.0, **changes: Any) -> VmShape:
+    values: dict[str, Any] = {
         "boot_timeout_s": 30.0,
         "drain_timeout_s": 20.0,
         "shutdown_timeout_s": 8.0,
@@ -51,7 +53,10 @@ class World:
         boot_files: Callable[[], BootFiles] = lambda: FILES,
     ) -> None:
         self.clock = FakeClock()
-        self.hosts = {name: FakeHypervisor(self.clock, name) for name in hosts}
+        self.hosts = {
+            name: FakeHypervisor(self.clock, name, first_port=40001 + 1000 * number)
+            for number, name in enumerate(hosts)
+        }
         self.rules = wanted or rules()
         self.shape = vm or shape()
         self.boot_files = boot_files
@@ -68,6 +73,7 @@ class World:
         self.notes: list[Happening] = []
         self.decisions: list[Decision] = []
         self.boots: list[tuple[Path, float]] = []
+        """By which way replicas came into service, and how long each took."""
         self._arrived = 0.0
         self._served: dict[str, float] = {}
         self._told_at = self.clock.now()
@@ -102,9 +108,12 @@ class World:
             emit=self._emit,
             load=self._load,
             note=self.notes.append,
+            check=self.check,
+            new_seed=lambda: bytes(32),
             activated=lambda path, seconds: self.boots.append((path, seconds)),
         )
         self.fleet.burst = self.rules.burst
+        self.fleet.on_news = lambda: self.controller.wake()
         self.controller = Controller(
             self.fleet,
             self.hosts,
@@ -114,15 +123,48 @@ class World:
             wall_clock=lambda: 1.7e9 + self.clock.now(),
             demand=self.clients_ask,
             note=self.notes.append,
+            spawn=self.tasks,
             decided=self.decisions.append,
         )
 
     def _emit(self, event: ScaleEvent) -> None:
+        assert event.address or event.kind is not EventKind.JOIN, f"{event.backend} is nowhere"
         self.events.append(event)
         self.pool.apply(event)
 
     def _load(self) -> PoolLoad:
         return self.pool.load()
+
+    async def check(self, address: str) -> bool:
+        """Whether the application there says that it is ready."""
+        await asyncio.sleep(0)
+        domain = self._at(address)
+        return domain is not None and domain.serving() and domain.name not in self.unprobed
+
+    @property
+    def deaf(self) -> bool:
+        """True: no guest lets itself be introduced."""
+        return any(host.deaf for host in self.hosts.values())
+
+    @deaf.setter
+    def deaf(self, deaf: bool) -> None:
+        for host in self.hosts.values():
+            host.deaf = deaf
+
+    def _at(self, address: str) -> FakeDomain | None:
+        """The machine to which this port of the host leads."""
+        port = int(address.rpartition(":")[2])
+        ours = ((d, d.identity) for d in self.domains())
+        return next((d for d, identity in ours if identity and identity.host_port == port), None)
+
+    def reload(self, standby: int | None = None, high: int | None = None) -> None:
+        """Other settings, as a reload gives them."""
+        if standby is not None:
+            self.shape = replace(self.shape, standby=standby)
+        if high is not None:
+            self.rules = replace(self.rules, min=min(self.rules.min, high), max=high)
+        self.fleet.shape, self.fleet.max_existing = self.shape, self.rules.max
+        self.controller.rules = self.rules
 
     def clients_ask(self) -> Demand:
         """What the proxy would tell of its clients now."""

@@ -18,11 +18,12 @@ from aiohttp import web
 from lb.address import cannot_listen, check_address, split_address
 from lb.admin import access, console
 from lb.admin.bodies import as_json, flag, number, read_body, read_json
-from lb.admin.control import Control, UnknownNameError
+from lb.admin.control import Control
 from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
 from lb.admin.scale_routes import ScaleRoutes
 from lb.admin.stream import HEARTBEAT_S, EventStreams
+from lb.admin.vm_routes import VmRoutes
 from lb.config import ConfigError
 from lb.errors import LbError
 
@@ -109,8 +110,7 @@ class AdminServer:
                 web.delete(f"{api}/pool/{{service}}/backends/{{name}}", self._remove),
                 web.post(f"{api}/pool/{{service}}/backends/{{name}}/drain", self._drain),
                 web.post(f"{api}/pool/{{service}}/backends/{{name}}/ready", self._ready),
-                web.get(f"{api}/vms", self._vms),
-                web.get(f"{api}/vms/{{name}}", self._vm),
+                *VmRoutes(self._control).routes(api),
                 web.get(f"{api}/hosts", self._all_hosts),
                 *ScaleRoutes(self._control).routes(api),
                 web.post(f"{api}/config", self._config),
@@ -186,17 +186,7 @@ class AdminServer:
         self._control.ready(request.match_info["service"], request.match_info["name"])
         return web.Response(status=204)
 
-    # ── VMs, hosts ───────────────────────────────────────────────────────────────────────────
-
-    async def _vms(self, _request: web.Request) -> web.Response:
-        return as_json({"vms": [asdict(row) for row in await self._control.vms()]})
-
-    async def _vm(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        for row in await self._control.vms():
-            if row.name == name:
-                return as_json(asdict(row))
-        raise UnknownNameError(f"no VM {name}")
+    # ── hosts ────────────────────────────────────────────────────────────────────────────────
 
     async def _all_hosts(self, _request: web.Request) -> web.Response:
         return as_json({"hosts": [asdict(row) for row in await self._control.hosts()]})

@@ -46,6 +46,10 @@ class VmRow:
     """CPU of its virtual CPUs ÷ CPU allowed; the rest is QEMU's own overhead."""
     memory_bytes: int | None = None
     image: str | None = None
+    role: str | None = None
+    """What it is there for: replica, standby or template."""
+    path: str | None = None
+    """How it came into service, or is about to: cold, snapshot or standby. None for a stray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,17 @@ class Control(Protocol):
     def remove(self, service: str, name: str) -> None: ...
 
     async def vms(self) -> list[VmRow]: ...
+
+    async def spawn_vm(self, service: str) -> ScaleRow:
+        """Order one replica more than are wanted now; it holds as any order does. Raises
+        RefusedError at the maximum, and for a service without VMs."""
+        ...
+
+    async def retire_vm(self, name: str) -> None:
+        """Let this one drain and end; where as many are still wanted, another takes its place.
+        Raises RefusedError for one that leaves already, and where fewer than the minimum would
+        be left."""
+        ...
 
     async def hosts(self) -> list[HostRow]: ...
 

@@ -153,3 +153,11 @@ def _sentence(message: str) -> str:
     """click's own messages begin with a capital and end with a full stop; ours do not."""
     text = message.strip().removesuffix(".")
     return text[:1].lower() + text[1:]
+
+
+def only_service(client: AdminClient) -> str:
+    """The one that is served, where nobody said which is meant."""
+    services: list[str] = client.pool()["services"]
+    if len(services) != 1:
+        raise WrongUsageError(f"say which service: {', '.join(services)}")
+    return services[0]

@@ -9,13 +9,15 @@ import click
 
 from lb import figures
 from lb.commands import render
-from lb.commands.base import Settings, json_option, pass_settings
+from lb.commands.base import Settings, json_option, only_service, pass_settings
 from lb.commands.render import Column, figure, text
 
 VM_COLUMNS: Final = (
     Column("name", text("name")),
     Column("service", text("service")),
+    Column("role", text("role")),
     Column("state", text("state")),
+    Column("path", text("path")),
     Column("libvirt", text("libvirt_state")),
     Column("host", text("host")),
     Column("address", text("address")),
@@ -69,6 +71,35 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     width = max(len(column.title) for column in VM_COLUMNS)
     for column in VM_COLUMNS:
         click.echo(f"{column.title.ljust(width)}  {column.cell(row)}")
+
+
+@vm.command()
+@click.argument("service", required=False)
+@json_option
+@pass_settings
+def spawn(settings: Settings, service: str | None, as_json: bool) -> None:
+    """One replica of SERVICE more than are wanted now. An order like `lbctl scale --to`: it holds
+    until `lbctl scale SERVICE --auto`."""
+    client = settings.client()
+    row = client.spawn_vm(service or only_service(client))
+    if as_json:
+        click.echo(json.dumps(row, indent=2, ensure_ascii=False))
+        return
+    name = row["service"]
+    click.echo(
+        f"{name}: {row['to']} replicas from now on; `lbctl scale {name} --auto` lets the planner"
+        " decide again"
+    )
+
+
+@vm.command()
+@click.argument("name")
+@pass_settings
+def retire(settings: Settings, name: str) -> None:
+    """Let the VM NAME finish its requests and end. Where as many are still wanted, another one
+    takes its place."""
+    settings.client().retire_vm(name)
+    click.echo(f"{name} finishes its requests and ends")
 
 
 @click.group()

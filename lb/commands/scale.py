@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from lb.commands import render
-from lb.commands.base import Settings, WrongUsageError, json_option, pass_settings
+from lb.commands.base import (
+    Settings,
+    WrongUsageError,
+    json_option,
+    only_service,
+    pass_settings,
+)
 from lb.commands.render import NOTHING, Column, text
-
-if TYPE_CHECKING:
-    from lb.client import AdminClient
 
 
 def _mode(row: render.Row) -> str:
@@ -74,7 +77,7 @@ def scale(
         rows = client.scales() if service is None else [client.scale(service)]
         render.listing(COLUMNS, rows, as_json=as_json, empty="there is no service")
         return
-    row = client.set_scale(service or _only_service(client), modes[0], to, for_s)
+    row = client.set_scale(service or only_service(client), modes[0], to, for_s)
     if as_json:
         click.echo(json.dumps(row, indent=2, ensure_ascii=False))
     else:
@@ -95,13 +98,6 @@ def _seconds(lasting: str | None, modes: list[str]) -> float | None:
     if seconds <= 0:
         raise WrongUsageError("--for: nothing lasts 0 s: --auto takes an order back")
     return seconds
-
-
-def _only_service(client: AdminClient) -> str:
-    services: list[str] = client.pool()["services"]
-    if len(services) != 1:
-        raise WrongUsageError(f"say which service: {', '.join(services)}")
-    return services[0]
 
 
 def _answer(row: dict[str, Any]) -> str:

@@ -1,0 +1,360 @@
+"""Which VMs of one service there are: listed, adopted, missed, failed, gone.
+
+Owns the register, and that the pool hears of whoever leaves it. It must not decide how many there
+should be, nor move one on in its life: `life` and `fleet` build on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
+
+from autoscale.activations import Activations
+from autoscale.acts import Acts, Check, Spawn, Told
+from autoscale.backoff import LaunchGate
+from autoscale.host import Domain, Hypervisor, HypervisorError, ImageUnavailable, PowerState
+from autoscale.launches import Launches
+from autoscale.limits import CpuLimits
+from autoscale.model import (
+    EventKind,
+    Fleet,
+    Happening,
+    Path,
+    PoolLoad,
+    Reason,
+    ScaleEvent,
+    Signal,
+    VmState,
+    VmStatus,
+    Way,
+)
+from autoscale.reserve import Reserve, quickest
+from autoscale.snapshots import Snapshots, key_of
+from autoscale.vm import (
+    COPIED,
+    FAILURE_WORDS,
+    BootFiles,
+    Role,
+    Vm,
+    VmShape,
+    count,
+    role_of,
+    who_serves,
+)
+
+log = logging.getLogger(__name__)
+
+COPY_LIMIT_S = 10.0
+"""A copy answers within 1.5 s, or not at all; booting is the other way, and must not wait for it as
+long as for a boot."""
+
+
+class Machines(Told):
+    """The VMs of one service on all hosts, as far as anybody knows.
+
+    `emit` carries membership changes to the pool and returns before anything else happens; `load`
+    reads the pool; `note` writes the journal; `spawn` runs a coroutine beside us; `new_id` gives a
+    fresh UUID; `boot_files` looks for the image at each launch and raises ImageUnavailable; `check`
+    asks an application whether it is ready, `new_seed` gives 32 fresh random bytes.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        hosts: Mapping[str, Hypervisor],
+        shape: VmShape,
+        boot_files: Callable[[], BootFiles],
+        *,
+        instance: str,
+        max_existing: int,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        new_id: Callable[[], UUID],
+        spawn: Spawn,
+        emit: Callable[[ScaleEvent], None],
+        load: Callable[[], PoolLoad],
+        note: Callable[[Happening], None],
+        check: Check,
+        new_seed: Callable[[], bytes],
+        activated: Callable[[Path, float], None] = lambda _path, _seconds: None,
+    ) -> None:
+        self.service = service
+        self.shape = shape
+        self.max_existing = max_existing
+        """The most replicas, in whatever state; standbys and one more come on top."""
+        self._boot_files = boot_files
+        self._hosts = hosts
+        self._instance = instance
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._new_id = new_id
+        self._spawn = spawn
+        self._emit = emit
+        self._load = load
+        self._note_happening = note
+        self._activated = activated
+        self._vms: dict[str, Vm] = {}
+        self._acts = Acts(hosts, self, spawn, check, new_seed)
+        self._launches = Launches()
+        self._activations = Activations()
+        self._limits = CpuLimits()
+        self._reserve = Reserve()
+        self._seen_hosts: set[str] = set()
+        self._asking: dict[str, float] = {}
+        """Hosts that are being asked what is saved there, and since when."""
+        self.on_news: Callable[[], None] = lambda: None
+        """Called when something came of a call that the next tick should not wait for."""
+
+    # --- reading
+
+    def counts(self) -> Fleet:
+        """How many there are, by state, a launch under way included; and how more could come."""
+        return count(
+            self.service, self._vms.values(), self._load(), self.gate.failures, self._ways()
+        )
+
+    def ready_names(self) -> tuple[str, ...]:
+        return tuple(
+            vm.name
+            for vm in self._vms.values()
+            if vm.state is VmState.READY and vm.role is Role.REPLICA
+        )
+
+    def serving_names(self) -> tuple[str, ...]:
+        """Those whose CPU says how loaded the service is."""
+        return who_serves(self._vms.values(), self._load())
+
+    def statuses(self) -> tuple[VmStatus, ...]:
+        now = self._clock()
+        return tuple(vm.status(self.service, now) for vm in self._vms.values())
+
+    def get(self, name: str) -> Vm | None:
+        return self._vms.get(name)
+
+    def allowed_cores(self) -> Mapping[str, float]:
+        """By VM, the host cores that its shape gives it, whatever it may use just now."""
+        return {
+            vm.name: self._limits.allowed_cores(vm, self._vcpus(vm)) for vm in self._vms.values()
+        }
+
+    @property
+    def gate(self) -> LaunchGate:
+        return self._launches.gate
+
+    @property
+    def burst(self) -> float | None:
+        """So many times its CPU limit each may use while a decision says so; None: never more."""
+        return self._limits.burst
+
+    @burst.setter
+    def burst(self, factor: float | None) -> None:
+        self._limits.burst = factor
+
+    @property
+    def all_hosts_seen(self) -> bool:
+        """False until every host was listed once: before that, VMs may exist that we don't know."""
+        return not self.unseen_hosts
+
+    @property
+    def unseen_hosts(self) -> set[str]:
+        return set(self._hosts) - self._seen_hosts
+
+    @property
+    def _snapshots(self) -> Snapshots:
+        return self._reserve.snapshots
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        return (
+            f"<VmFleet {self.service}: {counts.ready} ready, {counts.booting} booting,"
+            f" {counts.standby} on standby, {counts.draining} leaving>"
+        )
+
+    def _ways(self) -> tuple[Way, ...]:
+        waiting = quickest(self._vms.values(), self._seen_hosts)
+        ways: dict[Path, int | None] = {
+            Path.STANDBY: sum(not vm.starting for vm in waiting),
+            Path.COLD: None,
+        }
+        key = self._snapshot_key()
+        if key is not None and any(self._snapshots.has(host, key) for host in self._seen_hosts):
+            ways[Path.SNAPSHOT] = None
+        return self._activations.ways(ways)
+
+    def _snapshot_key(self) -> str | None:
+        """Under which a guest of the present image and shape is saved; None where none is to be."""
+        if not self.shape.snapshot:
+            return None
+        try:
+            return key_of(self._boot_files(), self.shape)
+        except ImageUnavailable:
+            return None  # a launch will say so
+
+    # --- what is there
+
+    def see(self, host: str, domains: Sequence[Domain], asked_at: float) -> None:
+        """Take in one host's listing, asked for at `asked_at`: adopt, update, miss who is gone."""
+        now = self._clock()
+        self._seen_hosts.add(host)
+        listed = {d.name: d for d in domains if d.identity.service == self.service}
+        for domain in listed.values():
+            vm = self._vms.get(domain.name)
+            if vm is None:
+                self._adopt(host, domain, now)
+                continue
+            vm.power, vm.sample = domain.power.value, domain.sample
+            if domain.power in (PowerState.OFF, PowerState.CRASHED) and vm.state not in (
+                VmState.DRAINING,
+                VmState.FAILED,
+            ):
+                self._fail(vm, Reason.CRASHED, now)
+        for vm in [v for v in self._vms.values() if v.host == host and v.name not in listed]:
+            # a listing asked for before the creation was answered says nothing of this VM; and one
+            # that is being saved ends by that
+            if vm.created_at is not None and vm.created_at < asked_at and not vm.is_being_saved:
+                self._vanished(vm, now)
+
+    def _adopt(self, host: str, domain: Domain, now: float) -> None:
+        vm = Vm(domain.name, host, domain.identity, now, now, created_at=now, adopted=True)
+        vm.power, vm.sample = domain.power.value, domain.sample
+        vm.role = role_of(domain.identity)
+        vm.introduced = domain.identity.phase != COPIED
+        self._vms[vm.name] = vm
+        vm.move(VmState.BOOTING, now)
+        self._note("vm.adopted", vm, Reason.ADOPTED, f"{vm.name} found on {host}: taken over")
+        if domain.power in (PowerState.OFF, PowerState.CRASHED):
+            self._fail(vm, Reason.CRASHED, now)
+        elif domain.identity.phase == "draining":
+            vm.move(VmState.DRAINING, now)
+        elif vm.role is Role.TEMPLATE:
+            # nobody knows how far it came, nor of what image and shape it is
+            self._drain(vm, Reason.SURPLUS, now)
+        elif domain.power is PowerState.PAUSED:
+            self._adopt_paused(vm, now)
+
+    def _adopt_paused(self, vm: Vm, now: float) -> None:
+        """It was suspended, or was about to be woken: a replica is, by the next step."""
+        if not vm.introduced:
+            self._fail(vm, Reason.CRASHED, now)  # nobody knows how far its copying came
+            return
+        vm.checked, vm.path = True, Path.STANDBY
+        vm.move(VmState.READY, now)
+        vm.move(VmState.STANDBY, now)
+
+    def _vanished(self, vm: Vm, now: float) -> None:
+        if vm.state in (VmState.DRAINING, VmState.FAILED):
+            reason, words = vm.left_because or Reason.DRAINED, "gone"
+        else:
+            reason, words = Reason.CRASHED, FAILURE_WORDS[Reason.CRASHED]
+            self._count_failure(vm, reason, now)
+        self._leave_pool(vm, reason)
+        self._forget(vm, now)
+        self._note("vm.gone", vm, reason, f"{vm.name} {words}")
+        self._acts.do(vm, self._hosts[vm.host].destroy(vm.name), "clean up")
+
+    def _forget(self, vm: Vm, now: float) -> None:
+        vm.move(VmState.GONE, now)
+        del self._vms[vm.name]
+
+    def measured(self, signals: Mapping[str, Signal]) -> None:
+        """What each used, by name; whoever is not in it has no signal."""
+        for vm in self._vms.values():
+            vm.signal = signals.get(vm.name)
+
+    # --- leaving
+
+    def _fail(self, vm: Vm, reason: Reason, now: float, detail: str = "") -> None:
+        self._count_failure(vm, reason, now)
+        vm.left_because = reason
+        self._leave_pool(vm, reason)
+        vm.move(VmState.FAILED, now)
+        words = FAILURE_WORDS[reason]
+        message = f"{vm.name} {words}" + (f": {detail}" if detail else "")
+        if reason is Reason.BOOT_TIMEOUT:
+            message += f" within {self.boot_limit_s(vm):g} s"
+            self._acts.do(vm, self._fail_with_console(vm, message), "console")
+        else:
+            self._note("vm.failed", vm, reason, message)
+
+    def _count_failure(self, vm: Vm, reason: Reason, now: float) -> None:
+        if vm.starting and not vm.introduced and reason is not Reason.LAUNCH_FAILED:
+            # it came up, and never got so far as to hear its name: what it is a copy of is no good
+            self._distrust_copies(vm, now)
+        if vm.role is not Role.REPLICA:
+            self._reserve.gate = self._reserve.gate.failed(now)
+        elif vm.starting:
+            self._launches.failed(now)
+        elif vm.state in (VmState.READY, VmState.STANDBY):
+            self._launches.lost()
+
+    def _distrust_copies(self, vm: Vm, now: float) -> None:
+        key = vm.key or self._snapshot_key()
+        if key is not None:
+            self._snapshots.failed(vm.host, key, now)
+
+    def boot_limit_s(self, vm: Vm) -> float:
+        """So long it may take to be ready; a copy, to hear its name."""
+        limit = self.shape.boot_timeout_s
+        return limit if vm.introduced else min(limit, COPY_LIMIT_S)
+
+    async def _fail_with_console(self, vm: Vm, message: str) -> None:
+        try:
+            tail = await self._hosts[vm.host].console_tail(vm.name)
+        except HypervisorError as error:
+            tail = f"(no console: {error})"
+        last = tail.strip().splitlines()[-1:] or ["(nothing)"]
+        self._note(
+            "vm.failed",
+            vm,
+            Reason.BOOT_TIMEOUT,
+            f"{message}; its console ends: {last[0]}",
+            console=tail,
+        )
+
+    def _leave_pool(self, vm: Vm, reason: Reason) -> None:
+        vm.left_because = vm.left_because or reason
+        if vm.joined:
+            vm.joined = False
+            self._emit(ScaleEvent(EventKind.LEAVE, self.service, vm.name, reason))
+
+    def _note(
+        self,
+        kind: str,
+        vm: Vm,
+        reason: Reason,
+        message: str,
+        **data: float | int | str | bool | None,
+    ) -> None:
+        self._note_happening(
+            Happening(kind, self.service, vm.name, reason, message, {"host": vm.host, **data})
+        )
+
+    def _join(self, vm: Vm) -> None:
+        """Into the pool: at once, if its application was seen ready before."""
+        vm.joined = True
+        self._emit(
+            ScaleEvent(
+                EventKind.JOIN,
+                self.service,
+                vm.name,
+                vm.reason,
+                vm.address or "",
+                vm.host,
+                ready=vm.checked,
+            )
+        )
+
+    def _drain(self, vm: Vm, reason: Reason, now: float) -> None:
+        asleep = vm.state is VmState.STANDBY
+        vm.move(VmState.DRAINING, now)
+        if vm.role is not Role.REPLICA:
+            vm.left_because = reason
+        else:
+            self._emit(ScaleEvent(EventKind.DRAIN, self.service, vm.name, reason))
+        if asleep:
+            vm.shutdown_at = now  # it serves nobody, and hears no power button
+        self._note("vm.draining", vm, reason, f"{vm.name} takes no new request")
+
+    def _vcpus(self, vm: Vm) -> int:
+        return vm.sample.vcpus if vm.sample else self.shape.vcpus
