@@ -12,6 +12,7 @@ warm-up is one minute, the shortest that gives the average a whole figure (its d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 from autoscale.model import Fleet
@@ -35,7 +36,7 @@ STEPS_IN = ((0.30, 30), (0.20, 10))
 """Below the target by so much: so many percent fewer; at 40 % and 30 % in the guide's example."""
 
 
-class _Group:
+class _Group(ABC):
     """What both policies share: the metric, who is warm, how many are wanted."""
 
     def __init__(self, rules: Rules) -> None:
@@ -77,12 +78,13 @@ class _Group:
         recent = list(self._points)[-periods:]
         return len(recent) == periods and max(recent) < bound
 
+    @abstractmethod
     def _more(self, warm: int) -> int:
         """How many more than the warm ones there should be; 0 without an alarm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fewer(self, warm: int) -> int:
-        raise NotImplementedError
+        """How many fewer; 0 without an alarm."""
 
 
 class TargetTracking(_Group):
