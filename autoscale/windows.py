@@ -1,8 +1,8 @@
-"""Time-bucketed mean, minimum and maximum of a value over a span. Pure and immutable.
+"""Time-bucketed mean of a value over a span. Pure and immutable.
 
 A window holds at most `BUCKETS` + 1 buckets whatever the sampling rate, so adding is O(1) and its
 memory is bounded. It must not read a clock: every call says what time it is. A planner adds to
-several of them every second, so they are plain tuples: 1 µs to add, 1 µs to ask.
+several of them every second, so they are plain tuples: 1 µs to add, less to ask.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import NamedTuple
 BUCKETS = 12
 """Resolution: a 60 s window forgets in steps of 5 s."""
 
-Bucket = tuple[float, int, float, float, float]
-"""start, count, total, low, high"""
+Bucket = tuple[float, int, float]
+"""start, number of values, their sum"""
 
 
 class Window(NamedTuple):
     """The last `span_s` seconds of a value."""
 
     span_s: float
-    since: float | None = None
-    """When the unbroken history began; None before the first value."""
     buckets: tuple[Bucket, ...] = ()
     added: int = 0
     total: float = 0.0
@@ -30,40 +28,25 @@ class Window(NamedTuple):
 
     def add(self, at: float, value: float) -> Window:
         """This window with one more value. A clock that steps back starts the history anew."""
-        span_s, since, buckets, count, total = self
-        fresh = (at, 1, value, value, value)
+        span_s, buckets, added, total = self
         if not buckets or at < buckets[-1][0]:
-            return Window(span_s, at, (fresh,), 1, value)
+            return Window(span_s, ((at, 1, value),), 1, value)
         width = span_s / BUCKETS
         if buckets[0][0] <= at - span_s - width:
             buckets = self._live(at)
-            if not buckets:
-                # with nothing left of before, the history was broken: it begins with this value
-                return Window(span_s, at, (fresh,), 1, value)
-            count, total = _sums(buckets)
-        start, number, added, low, high = buckets[-1]
-        if at - start < width:
-            low, high = min(low, value), max(high, value)
-            buckets = (*buckets[:-1], (start, number + 1, added + value, low, high))
-            return Window(span_s, since, buckets, count + 1, total + value)
-        buckets = (*buckets, fresh)
-        return Window(span_s, since, buckets, *_sums(buckets))
-
-    def covers(self, now: float) -> bool:
-        """Whether the history reaches back over the whole span."""
-        return self.since is not None and now - self.since >= self.span_s
+            added, total = _sums(buckets)
+        if buckets and at - buckets[-1][0] < width:
+            start, count, so_far = buckets[-1]
+            buckets = (*buckets[:-1], (start, count + 1, so_far + value))
+            return Window(span_s, buckets, added + 1, total + value)
+        buckets = (*buckets, (at, 1, value))
+        return Window(span_s, buckets, *_sums(buckets))
 
     def mean(self, now: float) -> float | None:
-        """None where the window is empty, as with `low` and `high`."""
+        """None where the window is empty."""
         live = self._live(now)
         count, total = (self.added, self.total) if live is self.buckets else _sums(live)
         return total / count if count else None
-
-    def low(self, now: float) -> float | None:
-        return min((bucket[3] for bucket in self._live(now)), default=None)
-
-    def high(self, now: float) -> float | None:
-        return max((bucket[4] for bucket in self._live(now)), default=None)
 
     def _live(self, now: float) -> tuple[Bucket, ...]:
         # a bucket lives until its youngest possible value has left the span

@@ -60,10 +60,6 @@ class Faults:
     """Requests are idempotent: those that ran on a replica that died are tried again. Else they
     are lost."""
 
-    @property
-    def kills(self) -> bool:
-        return bool(self.deaths_at) or self.deaths_per_hour > 0
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
