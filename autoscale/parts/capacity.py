@@ -58,8 +58,3 @@ class Capacity(NamedTuple):
             worked += u
         enough = answered > 0 and worked >= LEAST_KNOWN
         return Capacity(busy, answered / worked if enough else self.usual)
-
-    def of(self, vm: str) -> float | None:
-        """Requests a second that this VM can answer, as far as known."""
-        known = self.busy.get(vm)
-        return known[0] / known[1] if known is not None and known[0] > 0 else self.usual
