@@ -24,7 +24,7 @@ from autoscale.model import (
     ScaleEvent,
     VmState,
 )
-from autoscale.placement import candidates, choose_host, choose_victim, rooms
+from autoscale.placement import candidates, choose_victim
 from autoscale.reserve import quickest
 from autoscale.vm import COPIED, SERVING, Role, Vm, is_available
 
@@ -83,7 +83,7 @@ class VmFleet(Life):
     def _grow(self, missing: int, reachable: Collection[str], now: float) -> None:
         """By the quickest way there is: wake, copy, boot."""
         room = self.max_existing - sum(vm.role is Role.REPLICA for vm in self._vms.values())
-        copies = self._has_copies(reachable)
+        copies = self._next_is_copy(reachable)
         for vm in quickest(self._vms.values(), reachable):
             if missing <= 0 or room <= 0:
                 return
@@ -134,7 +134,7 @@ class VmFleet(Life):
     def _launch(
         self, role: Role, reachable: Collection[str], now: float, host: str | None = None
     ) -> None:
-        host = host or choose_host(rooms(reachable, self._vms.values()))
+        host = host or self._next_host(reachable)
         if host is None:
             return
         reason = Reason.RESERVED if role is not Role.REPLICA else self._launches.next_reason()
@@ -177,10 +177,6 @@ class VmFleet(Life):
             self._drop(self._vms[found.drop], now)
         elif found.start is not None:
             self._launch(found.start, reachable, now, found.host)
-
-    def _has_copies(self, hosts: Collection[str]) -> bool:
-        key = self._snapshot_key()
-        return key is not None and any(self._snapshots.has(host, key) for host in hosts)
 
     def _ask_what_is_saved(self, hosts: Collection[str], now: float) -> None:
         for name in hosts:

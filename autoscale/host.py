@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -124,9 +124,12 @@ class Hypervisor(Protocol):
         """The keys of the guests that are saved whole on this host; none where it can start no
         copies (`HostInfo.copies`)."""
 
+    async def keep_saved(self, services: Collection[str]) -> None:
+        """What is saved on this host for any other service goes."""
+
     async def save(self, domain: str, key: str) -> None:
-        """Write its whole state to a file of the host's and end it; what was saved under another
-        key goes. The file is whole when this returns, and nothing is left of it where it raises."""
+        """Write its whole state to a file of the host's and end it; what was saved for the
+        same service under another key goes. The file is whole when this returns, and nothing is left of it where it raises."""
 
     async def restore(self, spec: VmSpec, key: str) -> Identity:
         """Start `spec` as a copy of the guest saved under `key`: another name, UUID, generation id,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import libvirt
 import libvirt_qemu
 
-from autoscale import abilities, agent, counters, domain_xml, verdicts
+from autoscale import addresses, agent, counters, domain_xml, verdicts
 from autoscale.changes import Changes
 from autoscale.console import Consoles
 from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
@@ -37,6 +36,7 @@ from autoscale.host import (
     PowerState,
     SnapshotUnusable,
 )
+from autoscale.hostinfo import Asked, describe
 from autoscale.known import Known, KnownDomains
 from autoscale.link import Link
 from autoscale.saved_guest import NewGuest, UnknownSaveFormat
@@ -54,11 +54,6 @@ _STATS = (
     | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
     | libvirt.VIR_DOMAIN_STATS_VCPU
     | libvirt.VIR_DOMAIN_STATS_BALLOON
-)
-_ADDRESS_SOURCES = (
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
 )
 
 
@@ -140,41 +135,18 @@ class LibvirtHypervisor(Link):
             conn.close()
 
     def _describe(self, conn: Any) -> HostInfo:
-        capabilities = conn.getCapabilities()
-        domain_type, why = "test", "libvirt's test driver"
-        if not self._is_test:
-            expanded = self._expanded_cpu(conn, capabilities)
-            domain_type, why = abilities.domain_type(self._domain_type, capabilities, expanded)
-        self._relabels = domain_xml.host_relabels(capabilities)
-        self._fifo = conn.getLibVersion() < abilities.COPIES_BY_FIFO_BEFORE
-        info = conn.getInfo()
-        return HostInfo(
-            name=self._name,
-            uri=self._uri,
-            domain_type=domain_type,
-            why=why,
-            cores=info[2],
-            memory_bytes=info[1] * 1024 * 1024,
-            libvirt_version=abilities.version_text(conn.getLibVersion()),
-            network=self._network,
-            cpu_limits=not self._is_test and (os.getuid() == 0 or not self._local_files),
-            copies=abilities.no_copies(
-                is_test=self._is_test,
-                local_files=self._local_files,
-                network=self._network,
-                agent_fits=self._agents.fit,
-            ),
+        asked = Asked(
+            self._name,
+            self._uri,
+            self._network,
+            self._domain_type,
+            is_test=self._is_test,
+            local_files=self._local_files,
+            agent_fits=self._agents.fit,
         )
-
-    def _expanded_cpu(self, conn: Any, capabilities: str) -> str:
-        try:
-            cpu: str = conn.baselineCPU(
-                [domain_xml.host_cpu_xml(capabilities)],
-                libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
-            )
-        except libvirt.libvirtError:
-            return ""
-        return cpu
+        said = describe(conn, asked, _or_none)
+        self._relabels, self._fifo = said.relabels, said.by_fifo
+        return said.info
 
     def _translated(self, work: Callable[[], T]) -> T:
         try:
@@ -333,6 +305,10 @@ class LibvirtHypervisor(Link):
             return frozenset()
         return await self._call(self._store.keys)
 
+    async def keep_saved(self, services: Collection[str]) -> None:
+        if not self._no_copies():
+            await self._call(lambda: self._store.keep(services))
+
     async def save(self, domain: str, key: str) -> None:
         if why := self._no_copies():
             raise HypervisorError(f"{self._name} saves no guests: {why}")
@@ -392,19 +368,17 @@ class LibvirtHypervisor(Link):
 
     def _address(self, name: str, identity: Identity) -> str | None:
         dom = self._ours(name)
-        for source in _ADDRESS_SOURCES:
-            try:
-                interfaces = dom.interfaceAddresses(source)
-            except libvirt.libvirtError:
-                continue  # no lease table, or no agent yet: ask the next source
-            for interface in interfaces.values():
-                for address in interface["addrs"] or ():
-                    ip = address["addr"]
-                    # an agent may say anything: our own loopback is not a guest's address
-                    loopback = ip.startswith("127.")
-                    if address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4 and not loopback:
-                        return f"{ip}:{identity.app_port}"
-        return None
+        for source in addresses.SOURCES:
+            # no lease table, or no agent yet: ask the next source
+            told = _or_none(partial(dom.interfaceAddresses, source)) or {}
+            if ip := addresses.first_ipv4(told):
+                return f"{ip}:{identity.app_port}"
+        network = addresses.network_of(self._network)
+        if network is None or self._is_test:
+            return None
+        xml = _or_none(lambda: self._live().networkLookupByName(network).XMLDesc(0))
+        ip = addresses.reserved(xml, name, addresses.macs(dom.XMLDesc(0))) if xml else None
+        return f"{ip}:{identity.app_port}" if ip else None
 
     async def set_cpu_limit(self, domain: str, cores: float | None) -> None:
         await self._call(lambda: self._set_cpu_limit(domain, cores))
@@ -476,6 +450,13 @@ def _limit_in_force(dom: Any) -> float | None:
     try:
         parameters = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
         return counters.limit_of(parameters, dom.maxVcpus())
+    except libvirt.libvirtError:
+        return None
+
+
+def _or_none(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
     except libvirt.libvirtError:
         return None
 

@@ -7,7 +7,7 @@ should be, nor move one on in its life: `life` and `fleet` build on it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import UUID
 
 from autoscale.activations import Activations
@@ -29,6 +29,7 @@ from autoscale.model import (
     VmStatus,
     Way,
 )
+from autoscale.placement import choose_host, rooms
 from autoscale.reserve import Reserve, quickest
 from autoscale.snapshots import Snapshots, key_of
 from autoscale.vm import (
@@ -177,17 +178,27 @@ class Machines(Told):
             Path.STANDBY: sum(not vm.starting for vm in waiting),
             Path.COLD: None,
         }
-        key = self._snapshot_key()
-        if key is not None and any(self._snapshots.has(host, key) for host in self._seen_hosts):
+        if self._next_is_copy(self._seen_hosts):
             ways[Path.SNAPSHOT] = None
         return self._activations.ways(ways)
+
+    def _next_host(self, hosts: Collection[str]) -> str | None:
+        """Where the next one would be started."""
+        key = self._snapshot_key()
+        copies = [host for host in hosts if key is not None and self._snapshots.has(host, key)]
+        return choose_host(rooms(hosts, self._vms.values(), copies))
+
+    def _next_is_copy(self, hosts: Collection[str]) -> bool:
+        """Whether the next one that is started on one of these hosts would be a copy."""
+        key, host = self._snapshot_key(), self._next_host(hosts)
+        return key is not None and host is not None and self._snapshots.has(host, key)
 
     def _snapshot_key(self) -> str | None:
         """Under which a guest of the present image and shape is saved; None where none is to be."""
         if not self.shape.snapshot:
             return None
         try:
-            return key_of(self._boot_files(), self.shape)
+            return key_of(self.service, self._boot_files(), self.shape)
         except ImageUnavailable:
             return None  # a launch will say so
 

@@ -18,6 +18,8 @@ class HostRoom:
     replicas: int
     delay: float | None = None
     """How long our vCPUs there wait for a core, as a share of the time; None: nobody knows."""
+    copies: bool = False
+    """Whether a replica there can be started as a copy of a saved guest."""
 
     @property
     def contended(self) -> bool:
@@ -36,12 +38,14 @@ class Candidate:
     age_s: float
 
 
-def rooms(hosts: Collection[str], vms: Collection[Vm]) -> list[HostRoom]:
-    """What is known of these hosts, from our replicas there in whatever state."""
+def rooms(hosts: Collection[str], vms: Collection[Vm], copies: Collection[str]) -> list[HostRoom]:
+    """What is known of these hosts, from our replicas there in whatever state; `copies` names those
+    that have a saved guest for them."""
     found = []
     for host in sorted(hosts):
         there = [vm for vm in vms if vm.host == host]
-        found.append(HostRoom(host, len(there), delay_of(vm.signal for vm in there if vm.signal)))
+        delay = delay_of(vm.signal for vm in there if vm.signal)
+        found.append(HostRoom(host, len(there), delay, host in copies))
     return found
 
 
@@ -58,10 +62,13 @@ def candidates(vms: Collection[Vm], load: PoolLoad, now: float) -> list[Candidat
 
 
 def choose_host(hosts: Sequence[HostRoom]) -> str | None:
-    """One with cores to spare, then the one with the fewest of our replicas, the first by name
-    among equals; None of none. Where all are contended one is chosen all the same: whether to grow
+    """One with cores to spare, then the one with the fewest of our replicas, then one where a copy
+    can be started, the first by name among equals; None of none. A host that boots gets its share
+    all the same: were all on the one that copies, they would end with it. Where all are contended one is chosen all the same: whether to grow
     at all was decided before."""
-    return min(hosts, key=lambda h: (h.contended, h.replicas, h.name)).name if hosts else None
+    if not hosts:
+        return None
+    return min(hosts, key=lambda h: (h.contended, h.replicas, not h.copies, h.name)).name
 
 
 def choose_victim(candidates: Sequence[Candidate]) -> str | None:

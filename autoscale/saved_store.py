@@ -11,11 +11,12 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from autoscale import saved_guest, saved_stream
 from autoscale.saved_guest import NewGuest, SavedGuest, UnknownSaveFormat
+from autoscale.snapshots import service_of
 
 _GUEST, _SUM = "guest", "sha256"
 _Stamp = tuple[int, int, int]
@@ -42,7 +43,7 @@ class SavedStore:
         )
 
     def write(self, key: str, save: Callable[[str], object], wanted: Callable[[], bool]) -> None:
-        """Let `save` write to the path it is given, and keep that as the only saved guest.
+        """Let `save` write to the path it is given, and keep that as its service's only one.
 
         Raises UnknownSaveFormat, OSError and whatever `save` does; nothing is left of it then, and
         also where it is not `wanted` any more. Those saved before are gone only after it.
@@ -60,7 +61,14 @@ class SavedStore:
             aside.rename(self._folder / key)
             self._verified[key] = _stamp(self._folder / key / _GUEST)
         for other in self.keys() - {key}:
-            self.discard(other)
+            if service_of(other) == service_of(key):
+                self.discard(other)
+
+    def keep(self, services: Collection[str]) -> None:
+        """What is saved for any other service goes."""
+        for key in self.keys():
+            if service_of(key) not in services:
+                self.discard(key)
 
     def discard(self, key: str) -> None:
         """Gone already is success; copies that are being started of it go on."""

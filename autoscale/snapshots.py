@@ -10,6 +10,9 @@ from collections.abc import Collection
 
 from autoscale.vm import BootFiles, VmShape
 
+OF = "~"
+"""Between the two parts of a key; no name of a service has it."""
+
 RETRY_S = 600.0
 """So long after one could not be made, or not be used, the same is tried again; another image or
 shape at once."""
@@ -18,9 +21,17 @@ ASK_AGAIN_S = 600.0
 """So long what a host said it has is believed."""
 
 
-def key_of(files: BootFiles, shape: VmShape) -> str:
-    """Image and shape: a copy has the memory, the vCPUs and the software of what was saved."""
-    return f"{files.generation[:16]}-{shape.vcpus}x{shape.memory_mib}-{shape.app_port}"
+def key_of(service: str, files: BootFiles, shape: VmShape) -> str:
+    """Image and shape: a copy has the memory, the vCPUs and the software of what was saved. And the
+    service: each makes its own anew when its image changes, and no other's goes with the old one.
+    """
+    guest = f"{files.generation[:16]}-{shape.vcpus}x{shape.memory_mib}-{shape.app_port}"
+    return f"{service}{OF}{guest}"
+
+
+def service_of(key: str) -> str:
+    """Whose replicas are started as copies of it."""
+    return key.partition(OF)[0]
 
 
 class Snapshots:

@@ -49,7 +49,7 @@ class VmConfig(Table):
     drain_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 8.0
     """How long a retired guest may take to power off before it is destroyed."""
-    snapshot: Literal["auto", "off"] = "off"
+    snapshot: Literal["auto", "off"] = "auto"
     """auto: replicas are started as copies of a saved one where host and network can."""
 
     @model_validator(mode="after")

@@ -360,7 +360,7 @@ class Teller:
                     SERVICE: {
                         "max_in_flight": MAX_IN_FLIGHT,
                         "queue": {"length": 20_000, "max_wait": 170.0},
-                        "vm": {"cpu_limit": LIMIT_CORES},
+                        "vm": {"cpu_limit": LIMIT_CORES, "snapshot": "off"},
                         "scale": {
                             "min": 1,
                             "max": ceiling,

@@ -2,6 +2,8 @@
 
 They are left where a service was renamed or taken out while no process ran. Sees them, tells of
 each once, shows them; ends none. They cost their host's memory, so nobody should overlook them.
+What was saved of such a service's guests goes: nothing was ever served from it, and it is made
+anew in a minute.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Strays:
         for host in tuple(self._hosts.values()):
             try:
                 self._listed[host.name] = await host.observe()
+                await host.keep_saved(self._served())
             except HypervisorError:
                 continue  # each service's controller says so
         for host_name, domain in self._strays():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from autoscale.host import (
     SnapshotUnusable,
 )
 from autoscale.model import Sample
+from autoscale.snapshots import service_of
 
 NEVER = float("inf")
 OURS = "ours"
@@ -443,6 +444,9 @@ class FakeHypervisor:
         self._times_out(await self._oddly("saved"))
         return frozenset() if self.copies else frozenset(self.guests)
 
+    async def keep_saved(self, services: Collection[str]) -> None:
+        self.guests = {k: g for k, g in self.guests.items() if service_of(k) in services}
+
     async def save(self, domain: str, key: str) -> None:
         await self._answer("save", domain)
         found = self._known(domain)
@@ -452,7 +456,9 @@ class FakeHypervisor:
         del self.domains[domain]
         self._tell(domain)
         if odd is None:
-            self.guests = {key: Saved(found.called, found.vcpus)}
+            of = service_of(key)
+            self.guests = {k: g for k, g in self.guests.items() if service_of(k) != of}
+            self.guests[key] = Saved(found.called, found.vcpus)
         if "save's answer" in self._held:
             await self._held["save's answer"].wait()
         self._times_out(odd)

@@ -21,7 +21,7 @@ from tests.fakes import FakeHypervisor, Fault, Odd
 from tests.world import FILES, World, rules, shape
 
 JOIN = EventKind.JOIN
-KEY = key_of(FILES, shape(snapshot=True))
+KEY = key_of("web", FILES, shape(snapshot=True))
 
 
 def want(world: World, replicas: int) -> None:
@@ -117,6 +117,30 @@ async def test_each_host_gets_one() -> None:
     assert len(world.domains()) == 1
 
 
+async def test_the_next_one_goes_where_a_copy_can_be_started_and_no_host_gets_them_all() -> None:
+    world = World(hosts=("a", "b"), vm=shape(snapshot=True))
+    world.hosts["a"].copies = "its libvirt is not known"
+    world.host.guests = {}
+    await world.until(lambda: KEY in world.hosts["b"].guests)
+    (first,) = world.domains()
+    assert first.name in world.hosts["a"].domains
+    want(world, 2)
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    assert [path for path, _ in world.boots] == [Path.COLD, Path.SNAPSHOT], (
+        "b has fewer, and copies"
+    )
+    await world.run(20)
+    ways = world.fleet.counts().ways
+    assert [way.path for way in ways] == [Path.SNAPSHOT, Path.COLD]
+    want(world, 3)
+    await world.until(lambda: world.fleet.counts().ready == 3)
+    assert len(world.hosts["b"].ours()) == 2, "of two as full as each other, the quicker one"
+    assert [way.path for way in world.fleet.counts().ways] == [Path.COLD], "it is a's turn"
+    want(world, 4)
+    await world.until(lambda: world.fleet.counts().ready == 4)
+    assert len(world.hosts["a"].ours()) == 2, "and the one that boots gets its share"
+
+
 async def test_a_host_that_starts_no_copies_is_said_once_and_boots() -> None:
     world = copying()
     world.host.copies = "its libvirt writes a file that is not known here"
@@ -179,7 +203,7 @@ async def test_another_image_makes_another_one() -> None:
     world = await with_saved()
     newer = replace(FILES, generation="generation-2")
     world.boot_files = lambda: newer
-    key = key_of(newer, world.shape)
+    key = key_of("web", newer, world.shape)
     assert key != KEY
     want(world, 2)
     await world.run(2)
@@ -194,7 +218,7 @@ async def test_an_image_that_changes_while_one_boots_is_not_saved_under_the_new_
     newer = replace(FILES, generation="generation-2")
     world.boot_files = lambda: newer
     await world.until(lambda: world.host.guests, at_most_s=120)
-    assert set(world.host.guests) == {key_of(newer, world.shape)}
+    assert set(world.host.guests) == {key_of("web", newer, world.shape)}
     assert old.name not in world.host.asked("save")
 
 

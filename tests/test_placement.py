@@ -51,10 +51,11 @@ def test_a_host_is_judged_by_all_that_ours_have_there() -> None:
         vm("web-3", VmState.DRAINING, "a"),
         vm("web-4", VmState.READY, "elsewhere", 0.9),
     ]
-    there, empty = rooms({"b", "a"}, vms)
+    there, empty = rooms({"b", "a"}, vms, {"a"})
     assert (there.name, there.replicas) == ("a", 3)
     assert there.delay == pytest.approx(0.3)
-    assert empty == HostRoom("b", 0, None)
+    assert there.copies
+    assert empty == HostRoom("b", 0, None, copies=False)
 
 
 def test_whoever_serves_or_boots_could_leave() -> None:

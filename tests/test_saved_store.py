@@ -49,11 +49,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(folder: Path) -> SavedStore:
     found = SavedStore(folder)
-    found.write("k1", saving(file()), lambda: True)
+    found.write("web~1", saving(file()), lambda: True)
     return found
 
 
-def read(store: SavedStore, key: str = "k1", *, by_fifo: bool = True) -> bytes:
+def read(store: SavedStore, key: str = "web~1", *, by_fifo: bool = True) -> bytes:
     with store.copy(key, NEW, by_fifo=by_fifo) as path:
         return Path(path).read_bytes()
 
@@ -65,12 +65,21 @@ def test_nothing_is_saved_at_first(folder: Path) -> None:
 def test_what_was_saved_is_found_by_a_successor_and_is_the_only_one(
     store: SavedStore, folder: Path
 ) -> None:
-    assert SavedStore(folder).keys() == {"k1"}
-    store.write("k2", saving(file()), lambda: True)
-    assert SavedStore(folder).keys() == {"k2"}
-    assert everything(folder) == {"k2/guest", "k2/sha256"}
-    store.write("k2", saving(file(b"QEVM again")), lambda: True)
-    assert read(store, "k2").endswith(b"QEVM again")
+    assert SavedStore(folder).keys() == {"web~1"}
+    store.write("web~2", saving(file()), lambda: True)
+    assert SavedStore(folder).keys() == {"web~2"}
+    assert everything(folder) == {"web~2/guest", "web~2/sha256"}
+    store.write("web~2", saving(file(b"QEVM again")), lambda: True)
+    assert read(store, "web~2").endswith(b"QEVM again")
+
+
+def test_each_service_keeps_its_own_as_long_as_there_is_one(store: SavedStore) -> None:
+    store.write("web-2~1", saving(file()), lambda: True)
+    assert store.keys() == {"web~1", "web-2~1"}
+    store.write("web~2", saving(file()), lambda: True)
+    assert store.keys() == {"web~2", "web-2~1"}, "only its own older one goes"
+    store.keep({"web-2", "api"})
+    assert store.keys() == {"web-2~1"}
 
 
 @pytest.mark.parametrize("by_fifo", [True, False])
@@ -82,24 +91,24 @@ def test_a_copy_has_the_stream_and_another_head(
     assert found[guest.stream_at :] == STREAM
     assert "<name>web-b</name>" in guest.xml
     assert "40002" in guest.xml
-    assert everything(folder) == {"k1/guest", "k1/sha256"}
+    assert everything(folder) == {"web~1/guest", "web~1/sha256"}
 
 
 def test_two_copies_at_once(store: SavedStore, folder: Path) -> None:
     with (
-        store.copy("k1", NEW, by_fifo=True) as one,
-        store.copy("k1", replace(NEW, name="web-c"), by_fifo=True) as two,
+        store.copy("web~1", NEW, by_fifo=True) as one,
+        store.copy("web~1", replace(NEW, name="web-c"), by_fifo=True) as two,
     ):
         assert Path(one).read_bytes().endswith(STREAM)
         assert Path(two).read_bytes().endswith(STREAM)
-    assert everything(folder) == {"k1/guest", "k1/sha256"}
+    assert everything(folder) == {"web~1/guest", "web~1/sha256"}
 
 
 def test_a_copy_that_nobody_reads_leaves_nothing(store: SavedStore, folder: Path) -> None:
     before = threading.active_count()
-    with pytest.raises(RuntimeError), store.copy("k1", NEW, by_fifo=True):
+    with pytest.raises(RuntimeError), store.copy("web~1", NEW, by_fifo=True):
         raise RuntimeError("libvirt says no")
-    assert everything(folder) == {"k1/guest", "k1/sha256"}
+    assert everything(folder) == {"web~1/guest", "web~1/sha256"}
     assert threading.active_count() == before
 
 
@@ -108,8 +117,8 @@ def test_a_file_that_cannot_be_read_is_not_kept(
     store: SavedStore, folder: Path, content: bytes
 ) -> None:
     with pytest.raises(UnknownSaveFormat):
-        store.write("k2", saving(content), lambda: True)
-    assert everything(folder) == {"k1/guest", "k1/sha256"}, "and the one before still serves"
+        store.write("web~2", saving(content), lambda: True)
+    assert everything(folder) == {"web~1/guest", "web~1/sha256"}, "and the one before still serves"
 
 
 def test_a_save_that_fails_or_is_not_wanted_any_more_leaves_nothing(
@@ -120,15 +129,15 @@ def test_a_save_that_fails_or_is_not_wanted_any_more_leaves_nothing(
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.write("k2", fail, lambda: True)
-    store.write("k2", saving(file()), lambda: False)
-    assert everything(folder) == {"k1/guest", "k1/sha256"}
+        store.write("web~2", fail, lambda: True)
+    store.write("web~2", saving(file()), lambda: False)
+    assert everything(folder) == {"web~1/guest", "web~1/sha256"}
 
 
 def test_a_flipped_byte_is_found_by_whoever_has_not_seen_the_file(
     store: SavedStore, folder: Path
 ) -> None:
-    path = folder / "k1" / "guest"
+    path = folder / "web~1" / "guest"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -138,7 +147,7 @@ def test_a_flipped_byte_is_found_by_whoever_has_not_seen_the_file(
 
 def test_a_file_changed_under_us_is_found_too(store: SavedStore, folder: Path) -> None:
     read(store)
-    path = folder / "k1" / "guest"
+    path = folder / "web~1" / "guest"
     aside = path.with_name("aside")
     aside.write_bytes(file(bytes(len(STREAM))))
     aside.replace(path)
@@ -150,7 +159,7 @@ def test_the_checksum_is_taken_once(store: SavedStore, folder: Path) -> None:
     """0.06 s of a core each, and a copy shall be there in a second."""
     successor = SavedStore(folder)
     read(successor)
-    (folder / "k1" / "sha256").write_text("other")
+    (folder / "web~1" / "sha256").write_text("other")
     assert read(successor).endswith(STREAM), "it was compared before"
     with pytest.raises(Damaged):
         read(SavedStore(folder))
@@ -158,7 +167,7 @@ def test_the_checksum_is_taken_once(store: SavedStore, folder: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["guest", "sha256"])
 def test_what_is_gone_is_told(store: SavedStore, folder: Path, lost: str) -> None:
-    (folder / "k1" / lost).unlink()
+    (folder / "web~1" / lost).unlink()
     assert store.keys() == frozenset()
     with pytest.raises(Damaged):
         read(SavedStore(folder))
@@ -167,10 +176,10 @@ def test_what_is_gone_is_told(store: SavedStore, folder: Path, lost: str) -> Non
 def test_a_discarded_one_is_gone_and_copies_under_way_go_on(
     store: SavedStore, folder: Path
 ) -> None:
-    with store.copy("k1", NEW, by_fifo=True) as path:
-        store.discard("k1")
+    with store.copy("web~1", NEW, by_fifo=True) as path:
+        store.discard("web~1")
         assert Path(path).read_bytes().endswith(STREAM)
-    store.discard("k1")
+    store.discard("web~1")
     assert everything(folder) == set()
 
 
@@ -180,7 +189,7 @@ def test_what_a_killed_process_had_begun_is_swept_and_nothing_else(
     (folder / ".k2").mkdir()
     (folder / ".k2" / "guest").write_bytes(b"half")
     os.mkfifo(folder / "web-x.copy")
-    with store.copy("k1", NEW, by_fifo=True) as path:
+    with store.copy("web~1", NEW, by_fifo=True) as path:
         store.sweep()
-        assert everything(folder) == {"k1/guest", "k1/sha256", "web-b.copy"}
+        assert everything(folder) == {"web~1/guest", "web~1/sha256", "web-b.copy"}
         assert Path(path).read_bytes().endswith(STREAM)

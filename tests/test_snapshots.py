@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autoscale.snapshots import ASK_AGAIN_S, RETRY_S, Snapshots, key_of
+from autoscale.snapshots import ASK_AGAIN_S, RETRY_S, Snapshots, key_of, service_of
 from autoscale.vm import BootFiles, VmShape
 
 FILES = BootFiles("3f" * 32, "/images/kernel", "/images/initrd", "/images/root.img", "quiet")
@@ -13,16 +13,20 @@ NOW = 100.0
 
 
 def test_the_key_changes_with_the_image_and_the_shape_and_nothing_else() -> None:
-    key = key_of(FILES, SHAPE)
+    key = key_of("web", FILES, SHAPE)
     others = {
-        key_of(replace(FILES, generation="4f" * 32), SHAPE),
-        key_of(FILES, replace(SHAPE, vcpus=2)),
-        key_of(FILES, replace(SHAPE, memory_mib=512)),
-        key_of(FILES, replace(SHAPE, app_port=8081)),
+        key_of("web", replace(FILES, generation="4f" * 32), SHAPE),
+        key_of("web", FILES, replace(SHAPE, vcpus=2)),
+        key_of("web", FILES, replace(SHAPE, memory_mib=512)),
+        key_of("web", FILES, replace(SHAPE, app_port=8081)),
+        key_of("api", FILES, SHAPE),
     }
-    assert len(others | {key}) == 5
-    assert key_of(FILES, replace(SHAPE, cpu_limit=0.8, standby=2, drain_timeout_s=1.0)) == key
-    assert set(key) <= set("0123456789abcdefx-"), "it can stand in a file's name"
+    assert len(others | {key}) == 6
+    assert (
+        key_of("web", FILES, replace(SHAPE, cpu_limit=0.8, standby=2, drain_timeout_s=1.0)) == key
+    )
+    assert set(key) <= set("web~0123456789abcdefx-"), "it can stand in a file's name"
+    assert service_of(key_of("web-2", FILES, SHAPE)) == "web-2"
 
 
 def test_a_host_has_what_it_said_and_what_was_made_there() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoscale.domain_xml import Identity
 from autoscale.model import Happening, Reason
 from lb.strays import Strays
-from tests.fakes import OURS, FakeClock, FakeHypervisor
+from tests.fakes import OURS, FakeClock, FakeHypervisor, Saved
 
 
 def identity(service: str, instance: str = OURS) -> Identity:
@@ -46,6 +46,13 @@ async def test_each_is_told_of_once_and_shown() -> None:
     assert row.libvirt_state == "running"
     assert place.strays.services == {"api"}
     assert {verb for verb, _ in place.host.calls} == {"observe"}
+
+
+async def test_what_was_saved_for_a_service_that_is_no_more_goes() -> None:
+    place = Place()
+    place.host.guests = {"web~1": Saved("web-a", 1), "api~1": Saved("api-a", 1)}
+    await place.strays.look()
+    assert set(place.host.guests) == {"web~1"}
 
 
 async def test_one_whose_service_is_configured_is_none_any_more() -> None:
