@@ -128,8 +128,9 @@ class Hypervisor(Protocol):
         """What is saved on this host for any other service goes."""
 
     async def save(self, domain: str, key: str) -> None:
-        """Write its whole state to a file of the host's and end it; what was saved for the
-        same service under another key goes. The file is whole when this returns, and nothing is left of it where it raises."""
+        """Write its whole state to a file of the host's and end it; what was saved for the same
+        service under another key goes. The file is whole when this returns, and nothing is left of
+        it where it raises."""
 
     async def restore(self, spec: VmSpec, key: str) -> Identity:
         """Start `spec` as a copy of the guest saved under `key`: another name, UUID, generation id,

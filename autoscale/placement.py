@@ -64,8 +64,8 @@ def candidates(vms: Collection[Vm], load: PoolLoad, now: float) -> list[Candidat
 def choose_host(hosts: Sequence[HostRoom]) -> str | None:
     """One with cores to spare, then the one with the fewest of our replicas, then one where a copy
     can be started, the first by name among equals; None of none. A host that boots gets its share
-    all the same: were all on the one that copies, they would end with it. Where all are contended one is chosen all the same: whether to grow
-    at all was decided before."""
+    all the same: were all on the one that copies, they would end with it. Where all are contended
+    one is chosen too: whether to grow at all was decided before."""
     if not hosts:
         return None
     return min(hosts, key=lambda h: (h.contended, h.replicas, not h.copies, h.name)).name
