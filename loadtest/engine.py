@@ -76,6 +76,9 @@ async def run(
 class LoadTest:
     """One run; the control socket and the signals steer it by its methods."""
 
+    POOL = ConnectionPool
+    """What it sends by."""
+
     def __init__(
         self,
         settings: Settings,
@@ -89,7 +92,7 @@ class LoadTest:
         self.ledger = Ledger()
         self._on_second = on_second
         self._clock = clock
-        self._pool = ConnectionPool(
+        self._pool = self.POOL(
             address,
             settings.request_bytes(),
             self,
