@@ -86,12 +86,12 @@ def tell(words: str) -> None:
 # ── the rounds ───────────────────────────────────────────────────────────────────────────────────
 
 
-async def alone(there: Fleet) -> str:
+async def alone(there: Fleet, watched_s: float = 0.0) -> str:
     """Bring the fleet to its start and see that it stays there. The one that serves."""
     for _ in range(MOST_TRIES):
         serving = await there.at_start()
         began = time.time()
-        await asyncio.sleep(CALM_S + LOW_S)
+        await asyncio.sleep(CALM_S + watched_s)
         if figures.first(await there.events(), ("scale.up",), began) is None:
             return serving
         tell("the fleet grew under the low load: this round begins anew")
@@ -99,7 +99,7 @@ async def alone(there: Fleet) -> str:
 
 
 async def overload(way: str, there: Fleet, load: Load) -> Overload:
-    serving = await alone(there)
+    serving = await alone(there, LOW_S)
     began = time.time() - LOW_S
     shifted = await load.shift(HIGH)
     while True:

@@ -29,7 +29,7 @@ first_byte = "1m"
 [admin]
 listen = "127.0.0.1:0"
 [service.web]
-max_in_flight = 8
+max_in_flight = 4
 [service.web.queue]
 length = 20000
 max_wait = "1m"
@@ -41,8 +41,9 @@ min = 1
 max = 2
 standby = %(standby)d
 """
-"""What is not a default: two machines on two cores, and a line long enough that no request of an
-overload is refused instead of waiting. Everything that decides how quickly is reacted is one."""
+"""What is not a default: two machines on two cores; as many requests at once as keep their one
+virtual CPU busy, and the others wait where both can take them; a line long enough that no request
+of an overload is refused. The planner's settings are all defaults."""
 WAYS = {"standby": (1, "auto"), "snapshot": (0, "auto"), "cold": (0, "off")}
 """`standby` and `snapshot` of the configuration."""
 BOOT_S = 120.0
