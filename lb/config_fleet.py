@@ -191,15 +191,17 @@ class ScaleConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _cheaper_no_later(cls, value: Any) -> Any:
-        """Who shortens `grow_window` alone means the cheaper ways too: the windows that were left
-        out are at most as long as those given after them."""
+        """Who changes one window means those that were left out too: they are at most as long as
+        the dearer ones that were given, and at least as long as the cheaper ones."""
         if not isinstance(value, dict):
             return value
-        shortest = _seconds(value.get("grow_window"), cls.model_fields["grow_window"].default)
+        defaults = {key: cls.model_fields[key].default for key in _BY_COST}
+        given = {key: _seconds(value[key], defaults[key]) for key in _BY_COST if key in value}
         filled = {}
-        for key in ("snapshot_window", "standby_window"):
-            shortest = min(shortest, _seconds(value.get(key), cls.model_fields[key].default))
-            filled[key] = shortest
+        for place, key in enumerate(_BY_COST):
+            cheaper = [given[k] for k in _BY_COST[:place] if k in given]
+            dearer = [given[k] for k in _BY_COST[place + 1 :] if k in given]
+            filled[key] = max([min([defaults[key], *dearer]), *cheaper])
         return {**filled, **value}
 
     @model_validator(mode="after")
@@ -295,6 +297,9 @@ class ScaleConfig(Table):
                     f"step: remove = {more} below {lower:g} is less than remove = {change} below"
                     f" {bound:g}: less load must not ask for more"
                 )
+
+
+_BY_COST = ("standby_window", "snapshot_window", "grow_window")
 
 
 def _seconds(value: Any, default: float) -> float:

@@ -270,6 +270,9 @@ def test_a_services_tables_must_agree(tables: dict[str, Any], complaint: str) ->
         ({"grow_window": "10s", "snapshot_window": "300ms"}, (0.3, 0.3, 10)),
         ({"grow_window": "10s", "standby_window": 0}, (0, 0.5, 10)),
         ({"grow_window": "10s", "snapshot_window": "3s"}, (0.5, 3, 10)),
+        ({"standby_window": "1s"}, (1, 1, 3)),
+        ({"standby_window": "4s", "grow_window": "6s"}, (4, 4, 6)),
+        ({"snapshot_window": "5s"}, (0.5, 5, 5)),
     ],
 )
 def test_cheaper_ways_are_never_slower_than_the_window_that_was_shortened(
