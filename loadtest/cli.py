@@ -25,6 +25,7 @@ from loadtest.report import print_comparison, print_one
 from loadtest.result import Result, write_atomically
 from loadtest.target import Settings
 from loadtest.thresholds import Threshold
+from loadtest.trace import read_trace
 
 
 @click.group()
@@ -181,7 +182,7 @@ def _plan(rate: str | None, duration: str | None, text: str | None) -> Plan:
     if text is not None:
         if rate is not None or duration is not None:
             raise InputError("--plan says rate and duration itself: give either it or --rate")
-        return Plan.parse(text)
+        return Plan.parse(text, read_trace)
     if rate is None:
         raise InputError("say how fast: --rate 50 --duration 30s, or --plan low=20@30s,high=60@60s")
     return Plan.constant(parse_rate(rate), None if duration is None else parse_duration(duration))

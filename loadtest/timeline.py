@@ -9,6 +9,9 @@ is due where the integral reaches n + ½: spacing is exactly 1/rate, a plan's co
 rounded, and a fraction left over at the end of a phase carries into the next one. With Poisson
 arrivals the targets are a unit-rate Poisson process (exponential gaps of mean 1), which the same
 inversion turns into one of rate(t): the time-rescaling theorem.
+
+Several workers share one plan: worker k of N takes every N-th of the same arrivals, from the k-th
+on, so that together they send at the times at which one alone would.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from functools import partial
 from typing import Literal, Protocol
 
 from loadtest.errors import ShiftError
-from loadtest.plan import MAX_RATE, Constant, Phase, Plan, Profile
+from loadtest.plan import MAX_RATE, Phase, Plan
+from loadtest.profiles import Constant, Profile
 
 Arrivals = Literal["constant", "poisson"]
 Cause = Literal["plan", "control", "signal"]
@@ -52,18 +56,34 @@ class Visit:
     end: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of the arrivals are this timeline's: the `index`-th (from 0) of every `of`."""
+
+    index: int = 0
+    of: int = 1
+
+
+ALL = Share()
+
+
 class Timeline:
     """Hands out due times in order and moves through the phases, planned or shifted."""
 
-    def __init__(self, plan: Plan, arrivals: Arrivals, rng: Rng) -> None:
+    def __init__(self, plan: Plan, arrivals: Arrivals, rng: Rng, share: Share | None = ALL) -> None:
+        """`share` None: keeps the phases' time and hands out nothing."""
         self.plan = plan
         self.shifts: list[Shift] = []
         self.visits: list[Visit] = []
         self.finished = False
         poisson = arrivals == "poisson"
         self._gap: Callable[[], float] = partial(rng.expovariate, 1.0) if poisson else _evenly
-        first = self._gap() if poisson else 0.5
-        self._goal = first  # the integral at which the next request is due
+        self._stride = 1 if share is None else share.of
+        # The integral at which the next request is due; summed gap by gap, so that the times are
+        # the same to the last bit however many workers there are.
+        self._goal = math.inf if share is None else self._gap() if poisson else 0.5
+        for _ in range(0 if share is None else share.index):
+            self._goal += self._gap()
         self._index = 0
         self._profile: Profile = plan.phases[0].profile
         self._segment_start = 0.0  # since when `_profile` holds …
@@ -89,7 +109,7 @@ class Timeline:
 
     def rate(self, now: float) -> float:
         """The intended rate at `now`, requests per second; 0 once finished."""
-        return 0.0 if self.finished else self._profile.rate(now - self._segment_start)
+        return 0.0 if self.finished else self._profile.rate(max(now - self._segment_start, 0.0))
 
     @property
     def last_rate(self) -> float:
@@ -104,7 +124,8 @@ class Timeline:
         while len(taken) < limit and self.wakes_at <= now:
             if self._next < self._ends:
                 taken.append((self._next, visit))
-                self._goal += self._gap()
+                for _ in range(self._stride):
+                    self._goal += self._gap()
                 self._aim()
             elif self._index + 1 < len(self.plan.phases):
                 self._enter(self._index + 1, self._ends, "plan")

@@ -36,7 +36,7 @@ PURE = (
     "autoscale/placement.py", "autoscale/domain_xml.py", "autoscale/windows.py",
     "autoscale/compare.py", "autoscale/rivals/course.py", "autoscale/rivals/ec2.py",
     "autoscale/rivals/knative.py", "autoscale/rivals/kubernetes.py", "autoscale/rivals/usage.py",
-    "autoscale/model.py", "autoscale/backoff.py", "autoscale/verdicts.py", "loadtest/plan.py",
+    "autoscale/model.py", "autoscale/backoff.py", "autoscale/verdicts.py", "loadtest/plan.py", "loadtest/profiles.py", "loadtest/timeline.py",
     "autoscale/simulate.py", "autoscale/simulation/scenario.py", "autoscale/simulation/shapes.py",
     "autoscale/simulation/requests.py", "autoscale/simulation/queue.py",
     "autoscale/simulation/machines.py", "autoscale/simulation/readings.py",

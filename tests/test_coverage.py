@@ -77,11 +77,13 @@ COVERED_BY = {
     "loadtest.live": "test_loadtest_views",
     "loadtest.pool": "test_loadtest_engine",
     "loadtest.remote": "test_loadtest_cli",
+    "loadtest.profiles": "test_loadtest_plan",
     "loadtest.report": "test_loadtest_views",
     "loadtest.result": "test_loadtest_engine",
     "loadtest.signals": "test_loadtest_cli",
     "loadtest.tasks": "test_loadtest_engine",
     "loadtest.thresholds": "test_loadtest_views",
+    "loadtest.trace": "test_loadtest_plan",
     "loadtest.worker": "test_loadtest_cli",
 }
 BY_COMMAND = {"lb.demo": '"lbctl", "demo"', "loadtest.__main__": '"loadtest",'}
