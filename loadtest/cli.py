@@ -18,12 +18,14 @@ import click
 from rich.console import Console
 
 from loadtest import remote
+from loadtest.asked import what
 from loadtest.errors import InputError, LoadtestError
 from loadtest.live import Lines, View
 from loadtest.plan import Plan, parse_duration, parse_rate
 from loadtest.report import print_comparison, print_one
 from loadtest.result import Result, write_atomically
 from loadtest.target import Settings
+from loadtest.targets import FORMATS
 from loadtest.thresholds import Threshold
 from loadtest.trace import read_trace
 
@@ -34,8 +36,20 @@ def cli(debug: bool) -> None:
     """An open-loop HTTP load tester."""
 
 
+def _url_or_targets(
+    context: click.Context, parameter: click.Parameter, url: str | None
+) -> str | None:
+    if url is None and context.params.get("targets") is None:
+        raise click.UsageError("say what to ask: a URL, or --targets FILE")
+    return url
+
+
 @cli.command()
-@click.argument("url")
+@click.argument("url", required=False, callback=_url_or_targets)
+@click.option(
+    "--targets", type=click.Path(path_type=Path), is_eager=True, help="A file of requests."
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="auto", show_default=True)
 @click.option("--rate", help="Requests per second, e.g. 50.")
 @click.option("--duration", help="How long at that rate, e.g. 30s; without: until finished.")
 @click.option("--plan", "plan_text", help="Phases, e.g. low=20@30s,high=60@trigger,up=10..50@1m.")
@@ -46,43 +60,41 @@ def cli(debug: bool) -> None:
 @click.option("--max-in-flight", type=int, default=10_000, show_default=True)
 @click.option("--timeout", default="60s", show_default=True, help="From the intended time.")
 @click.option("--max-duration", default="1d", show_default=True, help="Ends it in any case.")
-@click.option("--method", default="GET", show_default=True)
+@click.option("--method", help="GET, or whatever else; not with --targets.")
 @click.option("--header", "headers", multiple=True, help="'Name: value'; may be repeated.")
-@click.option("--body", default="", help="The request's body; @FILE reads it from a file.")
+@click.option("--body", help="The request's body; @FILE reads it from a file.")
 @click.option("--json", "json_path", help="Write the result as JSON to FILE; - is stdout.")
 @click.option("--control", type=click.Path(path_type=Path), help="Path of the control socket.")
 @click.option("--fail-if", "fail_if", multiple=True, help="E.g. 'p99>250ms', 'errors>0.1%'.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 def run(
-    url: str,
+    url: str | None,
     rate: str | None,
     duration: str | None,
     plan_text: str | None,
     headers: Sequence[str],
-    body: str,
     json_path: str | None,
     control: Path | None,
     fail_if: Sequence[str],
     quiet: bool,
     **limits: Any,
 ) -> None:
-    """Send requests to URL at their intended times.
+    """Send requests to URL, or those of a file, at their intended times.
 
+    With --targets a URL stands for the server to which all of the file's requests go.
     SIGUSR1 enters the plan's next phase, SIGUSR2 the previous one; Ctrl-C ends with the result
     so far.
     """
     thresholds = [Threshold.parse(text) for text in fail_if]
+    asked = what(url, limits["targets"], limits["kind"], limits["method"], headers, limits["body"])
     settings = Settings(
-        url=url,
+        **asked,
         plan=_plan(rate, duration, plan_text),
         arrivals=limits["arrivals"],
         seed=limits["seed"],
         max_in_flight=limits["max_in_flight"],
         timeout=parse_duration(limits["timeout"]),
         max_seconds=parse_duration(limits["max_duration"]),
-        method=limits["method"],
-        headers=tuple(_header(text) for text in headers),
-        body=_body(body),
         control=control or remote.default_socket(),
     )
     _check_writable(json_path)
@@ -186,22 +198,6 @@ def _plan(rate: str | None, duration: str | None, text: str | None) -> Plan:
     if rate is None:
         raise InputError("say how fast: --rate 50 --duration 30s, or --plan low=20@30s,high=60@60s")
     return Plan.constant(parse_rate(rate), None if duration is None else parse_duration(duration))
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise InputError(f"header {text!r}: write 'Name: value'")
-    return name.strip(), value.strip()
-
-
-def _body(text: str) -> bytes:
-    if not text.startswith("@"):
-        return text.encode()
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as wrong:
-        raise InputError(f"body {text}: {wrong.strerror}") from None
 
 
 def _check_writable(json_path: str | None) -> None:

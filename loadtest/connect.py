@@ -9,7 +9,7 @@ import ssl
 from dataclasses import dataclass
 
 from loadtest.errors import InputError
-from loadtest.target import Target
+from loadtest.mix import Mix, Origin
 
 _PROBE_SECONDS = 2.0
 
@@ -24,7 +24,18 @@ class Address:
     server_name: str | None = None
 
 
-async def resolve(target: Target) -> Address:
+async def resolve_all(mix: Mix) -> tuple[Address, ...]:
+    """An address for each of the mix's origins. Raises InputError saying where it is asked for."""
+    found = []
+    for origin, where in zip(mix.origins, mix.where, strict=True):
+        try:
+            found.append(await resolve(origin))
+        except InputError as wrong:
+            raise InputError(f"{where}: {wrong}" if where else str(wrong)) from None
+    return tuple(found)
+
+
+async def resolve(target: Origin) -> Address:
     """One address for the whole test, so that the name server is no part of any latency.
 
     Where a name has several (localhost: ::1 and 127.0.0.1), the first that takes a connection;

@@ -13,18 +13,19 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from loadtest.connect import Address, resolve
+from loadtest.connect import Address, resolve_all
 from loadtest.connection import Exchange
 from loadtest.ledger import Ledger, by_count
+from loadtest.mix import Rotation
 from loadtest.plan import Plan
 from loadtest.pool import ConnectionPool
 from loadtest.result import Histograms, PhasePlan, PhaseResult, PlanResult, Result, Second
 from loadtest.stats import merged
-from loadtest.target import IDEMPOTENT, Settings
+from loadtest.target import Settings
 from loadtest.timeline import Cause, Timeline
 from loadtest.timer import WakeUp
 
@@ -55,8 +56,8 @@ async def run(
     It also ends when the file descriptor `lifeline` becomes readable.
     Raises InputError before the first request for a host that does not resolve.
     """
-    address = await resolve(settings.target)
-    test = LoadTest(settings, address, on_second)
+    addresses = await resolve_all(settings.requests)
+    test = LoadTest(settings, addresses, on_second)
     async with AsyncExitStack() as stack:
         if settings.control is not None:
             from loadtest.control import serve  # aiohttp: half a second that most runs can save
@@ -79,7 +80,7 @@ class LoadTest:
     def __init__(
         self,
         settings: Settings,
-        address: Address,
+        addresses: Sequence[Address],
         on_second: OnSecond | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -89,15 +90,12 @@ class LoadTest:
         self.ledger = Ledger()
         self._on_second = on_second
         self._clock = clock
-        self._pool = ConnectionPool(
-            address,
-            settings.request_bytes(),
-            self,
-            clock=self.now,
-            connect_timeout=settings.timeout,
-            bodiless=settings.method == "HEAD",
-            idempotent=settings.method in IDEMPOTENT,
-        )
+        self._rotation = Rotation(settings.requests)
+        # One for each origin, as the requests number them.
+        self._pools = [
+            ConnectionPool(address, self, clock=self.now, connect_timeout=settings.timeout)
+            for address in addresses
+        ]
         self._on_way: dict[Exchange, None] = {}  # in the order of their intended times
         self._started = 0.0
         self._started_unix = 0.0
@@ -128,7 +126,7 @@ class LoadTest:
             duration = self.now()
             for exchange in self._on_way:  # whatever still comes is no longer counted
                 exchange.done = True
-            await self._pool.close()
+            await asyncio.gather(*(pool.close() for pool in self._pools))
         if not self.ledger.blank(duration):
             self._end_row(duration)
         return self._result(duration, time.process_time() - cpu)
@@ -191,7 +189,10 @@ class LoadTest:
             "error_count": totals.errors,
             "errors": self.ledger.errors(),
             "in_flight": self.ledger.in_flight,
-            "connections": {"active": self._pool.active, "idle": self._pool.idle},
+            "connections": {
+                "active": sum(pool.active for pool in self._pools),
+                "idle": sum(pool.idle for pool in self._pools),
+            },
             "second": None if last is None else dataclasses.asdict(last),
             "p50_s": last.p50_s if last else None,
             "p99_s": last.p99_s if last else None,
@@ -240,13 +241,14 @@ class LoadTest:
 
     def _send(self, intended: float, visit: int) -> None:
         ledger = self.ledger
+        request = self._rotation.next()  # also of one that is dropped: the others keep their turns
         if ledger.in_flight >= self.settings.max_in_flight:
             ledger.drop(visit, "max_in_flight")
             return
         ledger.intend(visit, self.now() - intended)
-        exchange = Exchange(intended, visit)
+        exchange = Exchange(intended, visit, request)
         self._on_way[exchange] = None
-        self._pool.send(exchange)
+        self._pools[request.origin].send(exchange)
 
     def _catch_up(self) -> float:
         """Sends all that is due and returns the moment up to which that holds."""
@@ -285,7 +287,7 @@ class LoadTest:
                 break
             expired.append(exchange)
         for exchange in expired:
-            self._pool.give_up(exchange)
+            self._pools[exchange.request.origin].give_up(exchange)
             self.failed(exchange, "timeout")
 
     def _end_row(self, now: float) -> None:
@@ -301,21 +303,21 @@ class LoadTest:
     # the end
 
     def _result(self, duration: float, cpu: float) -> Result:
-        ledger, pool, settings = self.ledger, self._pool, self.settings
+        ledger, pools, settings = self.ledger, self._pools, self.settings
         latency = merged(page.latency for page in ledger.pages)
         service = merged(page.service for page in ledger.pages)
         doubts = ledger.doubts()
         return Result(
             url=settings.url,
-            method=settings.method,
+            method=settings.requests.method,
             plan=_plan_result(settings),
             started_unix=self._started_unix,
             duration_s=round(duration, 6),
             stopped_by=self._stopped_by,
             counts=ledger.totals(),
-            reconnects=pool.reconnects,
-            connections_opened=pool.opened,
-            bytes_received=pool.bytes_received,
+            reconnects=sum(pool.reconnects for pool in pools),
+            connections_opened=sum(pool.opened for pool in pools),
+            bytes_received=sum(pool.bytes_received for pool in pools),
             cpu_s=round(cpu, 3),
             dropped=dict(ledger.dropped),
             errors=ledger.errors(),

@@ -41,21 +41,15 @@ class ConnectionPool:
     def __init__(
         self,
         address: Address,
-        request: bytes,
         listener: Listener,
         *,
         clock: Callable[[], float],
         connect_timeout: float,
-        bodiless: bool,
-        idempotent: bool,
     ) -> None:
         self._address = address
-        self._request = request
         self._listener = listener
         self._clock = clock
         self._connect_timeout = connect_timeout
-        self._bodiless = bodiless
-        self._idempotent = idempotent
         self._tasks = Tasks()
         self._idle: dict[Connection, None] = {}  # an ordered set: popitem() takes the newest
         self._open: set[Connection] = set()
@@ -124,7 +118,8 @@ class ConnectionPool:
     ) -> None:
         exchange.connection = None
         # The server closed an idle connection just as we used it: not an error of either side.
-        if untouched and self._idempotent and not exchange.retried and not self._closing:
+        may_repeat = exchange.request.idempotent and not exchange.retried
+        if untouched and may_repeat and not self._closing:
             exchange.retried = True
             self.reconnects += 1
             self._open_one(exchange)
@@ -161,7 +156,7 @@ class ConnectionPool:
 
     async def _connect(self, dedicated: Exchange | None) -> None:
         """Opens a connection; `dedicated` is a request that must have a fresh one."""
-        connection = Connection(self, self._request, self._clock, bodiless=self._bodiless)
+        connection = Connection(self, self._clock)
         address = self._address
         error: str | None = None
         try:

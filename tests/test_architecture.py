@@ -37,6 +37,7 @@ PURE = (
     "autoscale/compare.py", "autoscale/rivals/course.py", "autoscale/rivals/ec2.py",
     "autoscale/rivals/knative.py", "autoscale/rivals/kubernetes.py", "autoscale/rivals/usage.py",
     "autoscale/model.py", "autoscale/backoff.py", "autoscale/verdicts.py", "loadtest/plan.py", "loadtest/profiles.py", "loadtest/timeline.py",
+    "loadtest/mix.py", "loadtest/request.py", "loadtest/stats.py", "loadtest/thresholds.py",
     "autoscale/simulate.py", "autoscale/simulation/scenario.py", "autoscale/simulation/shapes.py",
     "autoscale/simulation/requests.py", "autoscale/simulation/queue.py",
     "autoscale/simulation/machines.py", "autoscale/simulation/readings.py",

@@ -120,6 +120,21 @@ async def test_run_then_report_then_compare(tmp_path: Path) -> None:
     assert "×1.00" in out
 
 
+async def test_a_log_is_asked_again_at_another_server(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    line = '::1 - - [10/Oct/2000:13:55:36 -0700] "{} /c HTTP/1.1" 200 5\n'
+    log.write_text(line.format("GET") + line.format("POST"))
+    async with serving(always_ok) as url:
+        code, out, err = await loadtest(
+            "run", url, "--targets", str(log), "--rate", "50", "--duration", "100ms"
+        )
+    assert code == 0
+    assert "completed 5" in out
+    assert (
+        err == f"loadtest: {log}: 1 lines left out: they are POST, whose body a log does not hold\n"
+    )
+
+
 async def test_json_on_stdout_is_json_and_nothing_else() -> None:
     async with serving(always_ok) as url:
         code, out, err = await loadtest(
@@ -153,6 +168,12 @@ async def test_nobody_answers_is_exit_1() -> None:
     [
         (["run", "http://127.0.0.1/"], "say how fast"),
         (["run", "nowhere", "--rate", "5"], "URL 'nowhere'"),
+        (["run", "--rate", "5"], "a URL, or --targets FILE"),
+        (["run", "--rate", "5", "--targets", "/none"], "/none: No such file"),
+        (
+            ["run", "http://127.0.0.1/", "--plan", "a=/none.csv"],
+            "phase 1 ('a=/none.csv'): /none.csv",
+        ),
         (["run", "http://127.0.0.1/", "--rate", "fast"], "rate 'fast'"),
         (["run", "http://127.0.0.1/", "--plan", "a=5@1s,b=x@1s"], "phase 2 ('b=x@1s')"),
         (["run", "http://127.0.0.1/", "--plan", "a=5@1s", "--rate", "5"], "give either"),

@@ -31,6 +31,10 @@ def settings(url: str, plan: str = "steady=200@200ms", **others: Any) -> Setting
     return Settings(url, Plan.parse(plan), **{"timeout": 30.0, **others})
 
 
+def where(made: Settings) -> list[Address]:
+    return [Address(origin.host, origin.port) for origin in made.requests.origins]
+
+
 async def run(
     script: Script,
     plan: str = "steady=200@200ms",
@@ -338,7 +342,6 @@ async def steered(plan: str, steer: Callable[[LoadTest], None]) -> Result:
     """Runs a test against a fast server and steers it after its first row."""
     async with serving(always_ok) as url:
         made = settings(url, plan)
-        address = Address(made.target.host, made.target.port)
         rows: list[Second] = []
 
         def first_row(row: Second) -> None:
@@ -346,7 +349,7 @@ async def steered(plan: str, steer: Callable[[LoadTest], None]) -> Result:
             if len(rows) == 1:
                 steer(test)
 
-        test = LoadTest(made, address, first_row)
+        test = LoadTest(made, where(made), first_row)
         result = await test.run()
     check(result)
     return result
@@ -393,7 +396,7 @@ async def test_an_interrupt_ends_with_what_there_is() -> None:
 
     async with serving(silent) as url:
         made = settings(url, "low=20@trigger")
-        test = LoadTest(made, Address(made.target.host, made.target.port))
+        test = LoadTest(made, where(made))
         asyncio.get_running_loop().call_later(0.3, test.interrupt)
         asyncio.get_running_loop().call_later(0.4, test.interrupt)
         result = await test.run()
