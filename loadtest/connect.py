@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from dataclasses import dataclass
 
 from loadtest.errors import InputError
@@ -16,11 +15,10 @@ _PROBE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A numeric host and port. `tls` and `server_name` are None for plain HTTP."""
+    """A numeric host and port. `server_name` is the certificate's, None for plain HTTP."""
 
     host: str
     port: int
-    tls: ssl.SSLContext | None = None
     server_name: str | None = None
 
 
@@ -56,7 +54,7 @@ async def resolve(target: Origin) -> Address:
                 host = candidate
                 break
     if target.scheme == "https":
-        return Address(host, target.port, ssl.create_default_context(), target.host)
+        return Address(host, target.port, target.host)
     return Address(host, target.port)
 
 

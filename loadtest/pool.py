@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -47,6 +48,7 @@ class ConnectionPool:
         connect_timeout: float,
     ) -> None:
         self._address = address
+        self._tls = None if address.server_name is None else ssl.create_default_context()
         self._listener = listener
         self._clock = clock
         self._connect_timeout = connect_timeout
@@ -165,7 +167,7 @@ class ConnectionPool:
                     lambda: connection,
                     address.host,
                     address.port,
-                    ssl=address.tls,
+                    ssl=self._tls,
                     server_hostname=address.server_name,
                 )
         except TimeoutError:

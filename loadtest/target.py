@@ -10,6 +10,8 @@ from loadtest.mix import Ask, Mix
 from loadtest.plan import Plan
 from loadtest.timeline import Arrivals
 
+MAX_WORKERS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -18,6 +20,7 @@ class Settings:
     `timeout` counts from the intended time, in seconds. `control` is the path of the unix socket
     to listen on for shifts, None for none. `max_seconds` ends a test that nobody finishes. With
     `mix` those requests are sent, and `url`, `method`, `headers` and `body` are only told.
+    `workers` processes share the work. `metrics` is host and port for Prometheus, None for none.
     """
 
     url: str
@@ -32,10 +35,18 @@ class Settings:
     control: Path | None = None
     max_seconds: float = 86_400.0
     mix: Mix | None = None
+    workers: int = 1
+    metrics: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
             raise InputError(f"max-in-flight {self.max_in_flight}: must be at least 1")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise InputError(f"workers {self.workers}: allowed is 1 to {MAX_WORKERS}")
+        if self.max_in_flight < self.workers:
+            raise InputError(
+                f"max-in-flight {self.max_in_flight}: {self.workers} workers need one each"
+            )
         if not 0 < self.timeout <= 3600:
             raise InputError(f"timeout {self.timeout:g}s: allowed is up to 1h")
         if self.max_seconds <= 0:

@@ -98,6 +98,16 @@ class Timeline:
         return self.plan.phases[self._index]
 
     @property
+    def index(self) -> int:
+        """The current phase's place in the plan."""
+        return self._index
+
+    @property
+    def since(self) -> float:
+        """When the current rate began to hold: no shift may lie before it."""
+        return self._segment_start
+
+    @property
     def ends_at(self) -> float:
         """When the current phase ends by plan; `inf` if it waits for a trigger."""
         return self._ends
@@ -140,15 +150,20 @@ class Timeline:
         if not places:
             raise ShiftError(f"phase {name!r}: the plan has {', '.join(self.plan.names)}")
         later = [i for i in places if i > self._index]
-        self._shift_to(now, (later or places)[0], cause)
+        self.enter(now, (later or places)[0], cause)
 
     def step(self, now: float, steps: int, cause: Cause) -> bool:
         """To the phase `steps` further on (or back); False if there is none, nothing changes."""
         index = self._index + steps
         if self.finished or not 0 <= index < len(self.plan.phases):
             return False
-        self._shift_to(now, index, cause)
+        self.enter(now, index, cause)
         return True
+
+    def enter(self, now: float, index: int, cause: Cause) -> None:
+        """Enters the plan's phase of that index now. Raises ShiftError once finished."""
+        self._must_be_running(now)
+        self._enter(index, now, cause)
 
     def set_rate(self, now: float, rate: float, cause: Cause) -> None:
         """Replaces the current phase's rate from now on; its end stays where it is."""
@@ -168,10 +183,6 @@ class Timeline:
         self.finished = True
         self.visits[-1].end = now
         self._next = self._ends = math.inf
-
-    def _shift_to(self, now: float, index: int, cause: Cause) -> None:
-        self._must_be_running(now)
-        self._enter(index, now, cause)
 
     def _must_be_running(self, now: float) -> None:
         if self.finished:
