@@ -17,17 +17,22 @@ from typing import Any
 import click
 from rich.console import Console
 
-from loadtest import remote
+from loadtest import interval_log, remote
 from loadtest.asked import what
 from loadtest.errors import InputError, LoadtestError
+from loadtest.listen import parse_listen
 from loadtest.live import Lines, View
+from loadtest.merge import merge_results
+from loadtest.outputs import KINDS, Outputs, check_writable, write
 from loadtest.plan import Plan, parse_duration, parse_rate
-from loadtest.report import print_comparison, print_one
-from loadtest.result import Result, write_atomically
+from loadtest.report import print_comparison, print_one, print_tallies
+from loadtest.result import Result
 from loadtest.target import Settings
 from loadtest.targets import FORMATS
 from loadtest.thresholds import Threshold
 from loadtest.trace import read_trace
+
+_FILE = click.Path(path_type=Path)
 
 
 @click.group()
@@ -65,7 +70,11 @@ def _url_or_targets(
 @click.option("--header", "headers", multiple=True, help="'Name: value'; may be repeated.")
 @click.option("--body", help="The request's body; @FILE reads it from a file.")
 @click.option("--json", "json_path", help="Write the result as JSON to FILE; - is stdout.")
+@click.option("--csv", type=_FILE, help="Write its seconds as CSV.")
+@click.option("--hlog", type=_FILE, help="Write its latencies as an HdrHistogram interval log.")
+@click.option("--html", type=_FILE, help="Write a page for a browser that needs nothing else.")
 @click.option("--control", type=click.Path(path_type=Path), help="Path of the control socket.")
+@click.option("--metrics-listen", "metrics", help="HOST:PORT for Prometheus to scrape /metrics.")
 @click.option("--fail-if", "fail_if", multiple=True, help="E.g. 'p99>250ms', 'errors>0.1%'.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 def run(
@@ -98,8 +107,10 @@ def run(
         timeout=parse_duration(limits["timeout"]),
         max_seconds=parse_duration(limits["max_duration"]),
         control=control or remote.default_socket(),
+        metrics=None if limits["metrics"] is None else parse_listen(limits["metrics"]),
     )
-    _check_writable(json_path)
+    outputs = _outputs(limits, json_path)
+    check_writable(outputs)
     from loadtest.worker import run_here  # the engine's libraries, which `shift` can do without
 
     to_stdout = json_path == "-"
@@ -111,8 +122,7 @@ def run(
         result = run_here(settings, None if quiet else view.show)
     if to_stdout:
         click.echo(result.to_json())
-    elif json_path is not None:
-        _write(result, Path(json_path))
+    write([("", result)], outputs)
     print_one(console, result)
     _judge(result, thresholds)
 
@@ -145,15 +155,47 @@ def status(control: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def report(files: Sequence[Path]) -> None:
-    """Print one result, or compare several with the first."""
-    results = [(str(path), Result.read(path)) for path in files]
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option("--merge", is_flag=True, help="One result of all: they ran at the same time.")
+@click.option("--json", type=_FILE, help="Write the result as JSON.")
+@click.option("--csv", type=_FILE, help="Write its seconds as CSV.")
+@click.option("--hlog", type=_FILE, help="Write its latencies as an HdrHistogram interval log.")
+@click.option("--html", type=_FILE, help="Write a page for a browser that needs nothing else.")
+def report(files: Sequence[Path], merge: bool, **given: Any) -> None:
+    """Print one result, or compare several with the first.
+
+    FILES are results (JSON) or interval logs (.hlog), not both.
+    """
+    outputs = _outputs(given, None)
+    check_writable(outputs)
     console = _console()
+    logs = [path for path in files if path.suffix == ".hlog"]
+    if logs:
+        if len(logs) < len(files):
+            raise InputError("give either results or interval logs (.hlog), not both")
+        _report_logs(console, logs, outputs, merge=merge)
+        return
+    results = [(str(path), Result.read(path)) for path in files]
+    if merge:
+        results = [("merged", merge_results(results))]
+    write(results, outputs)
     if len(results) == 1:
         print_one(console, results[0][1])
     else:
         print_comparison(console, results)
+
+
+def _report_logs(console: Console, paths: Sequence[Path], outputs: Outputs, *, merge: bool) -> None:
+    if set(outputs) - {"hlog"}:
+        raise InputError("interval logs hold latencies only: write them with --hlog")
+    logs = [(str(path), interval_log.read_log(path)) for path in paths]
+    if merge:
+        logs = [("merged", interval_log.merge_logs(log for _, log in logs))]
+    if "hlog" in outputs:
+        if len(logs) > 1:
+            raise InputError("--hlog holds one log: say --merge, or give one file")
+        interval_log.write_log(logs[0][1], outputs["hlog"])
+    print_tallies(console, [(name, interval_log.whole(log)) for name, log in logs])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,20 +244,11 @@ def _plan(rate: str | None, duration: str | None, text: str | None) -> Plan:
     return Plan.constant(parse_rate(rate), None if duration is None else parse_duration(duration))
 
 
-def _check_writable(json_path: str | None) -> None:
-    """A minute's run must not end with a result that cannot be written."""
-    if json_path in (None, "-"):
-        return
-    path = Path(str(json_path))
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--json {path}: cannot write there")
-
-
-def _write(result: Result, path: Path) -> None:
-    try:
-        write_atomically(result, path)
-    except OSError as wrong:
-        raise LoadtestError(f"--json {path}: {wrong.strerror}") from None
+def _outputs(given: dict[str, Any], json_path: str | None) -> Outputs:
+    found = {kind: given[kind] for kind in KINDS if given.get(kind) is not None}
+    if json_path not in (None, "-"):
+        found["json"] = Path(str(json_path))
+    return found
 
 
 def _judge(result: Result, thresholds: Sequence[Threshold]) -> None:

@@ -72,6 +72,10 @@ async def run(
             from loadtest.control import serve  # aiohttp: half a second that most runs can save
 
             await stack.enter_async_context(serve(test, settings.control))
+        if settings.metrics is not None:
+            from loadtest.metrics import serve_metrics
+
+            await stack.enter_async_context(serve_metrics(test, *settings.metrics))
         if handle_signals:
             from loadtest.signals import handling
 

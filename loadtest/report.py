@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.result import Counts, Result
-from loadtest.stats import Distribution
+from loadtest.stats import Distribution, Tally
 
 
 def print_one(console: Console, result: Result) -> None:
@@ -36,6 +36,11 @@ def print_one(console: Console, result: Result) -> None:
     console.print(table)
     if len(result.phases) > 1:
         console.print(_phase_table(result))
+    if len(result.workers) > 1:
+        lags = ", ".join(
+            f"{worker.name} {duration(worker.send_lag_p99_s)}" for worker in result.workers
+        )
+        console.print(f"send lag p99 by worker: {lags}", highlight=False, soft_wrap=True)
     for reason in result.reasons:
         console.print(
             f"NOT TRUSTWORTHY: {reason}", style="bold red", highlight=False, soft_wrap=True
@@ -44,20 +49,39 @@ def print_one(console: Console, result: Result) -> None:
 
 def print_comparison(console: Console, named: Sequence[tuple[str, Result]]) -> None:
     """Several runs in columns; each figure with its ratio to the first run's."""
+    header, *rows = compared(named)
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name, result in named:
-        table.add_column(name if result.trustworthy else f"{name} (!)", justify="right")
-    for title, figure, show in _ROWS:
-        values = [figure(result) for _, result in named]
-        first = values[0]
-        ratios = [f"  ×{value / first:.2f}" if first else "" for value in values[1:]]
-        others = [show(value) + ratio for value, ratio in zip(values[1:], ratios, strict=True)]
-        table.add_row(title, show(first), *others)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for name, result in named:
         for reason in result.reasons:
             console.print(f"(!) {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def compared(named: Sequence[tuple[str, Result]]) -> list[list[str]]:
+    """A header and rows: what, the first run's figure, the others' with their ratio to it."""
+    rows = [["", *(name if result.trustworthy else f"{name} (!)" for name, result in named)]]
+    for title, figure, show in FIGURES:
+        values = [figure(result) for _, result in named]
+        first = values[0]
+        ratios = [f"  ×{value / first:.2f}" if first else "" for value in values[1:]]
+        others = [show(value) + ratio for value, ratio in zip(values[1:], ratios, strict=True)]
+        rows.append([title, show(first), *others])
+    return rows
+
+
+def print_tallies(console: Console, named: Sequence[tuple[str, Tally]]) -> None:
+    """Interval logs: the latencies of each."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("count", "mean", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(name, justify="right")
+    for name, tally in named:
+        table.add_row(name, str(len(tally)), *_cells(tally.summary()))
+    console.print(table)
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +141,7 @@ def _completed_rate(result: Result) -> float:
     return result.counts.completed / result.duration_s if result.duration_s else 0.0
 
 
-_ROWS: tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...] = (
+FIGURES: tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...] = (
     ("intended", lambda r: r.counts.intended, _whole),
     ("completed", lambda r: r.counts.completed, _whole),
     ("errors", lambda r: r.counts.errors, _whole),

@@ -179,8 +179,13 @@ class Result:
 
 def write_atomically(result: Result, path: Path) -> None:
     """The whole file or none of it. Raises OSError."""
+    write_text(result.to_json() + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """The whole file or none of it. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(result.to_json() + "\n", "utf-8")
+    partial.write_text(text, "utf-8")
     partial.replace(path)
 
 

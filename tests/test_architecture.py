@@ -38,7 +38,7 @@ PURE = (
     "autoscale/rivals/knative.py", "autoscale/rivals/kubernetes.py", "autoscale/rivals/usage.py",
     "autoscale/model.py", "autoscale/backoff.py", "autoscale/verdicts.py", "loadtest/plan.py", "loadtest/profiles.py", "loadtest/timeline.py",
     "loadtest/mix.py", "loadtest/request.py", "loadtest/stats.py", "loadtest/thresholds.py",
-    "loadtest/hdr_codec.py", "loadtest/merge.py", "loadtest/status.py", "loadtest/outcome.py",
+    "loadtest/hdr_codec.py", "loadtest/merge.py", "loadtest/status.py", "loadtest/outcome.py", "loadtest/listen.py", "loadtest/page.py",
     "autoscale/simulate.py", "autoscale/simulation/scenario.py", "autoscale/simulation/shapes.py",
     "autoscale/simulation/requests.py", "autoscale/simulation/queue.py",
     "autoscale/simulation/machines.py", "autoscale/simulation/readings.py",

@@ -52,7 +52,9 @@ RESULT = Result(
     series=[],
     histograms=Histograms(EMPTY, EMPTY, EMPTY),
 )
-SECOND = Second(3.0, 1.0, "low", 20, 20, 20, 19, 1, 0, 4, 0.0123, None)
+SECOND = Second(
+    3.0, 1.0, "low", 20, 20, 20, 19, 1, 0, 4, 0.0123, None, 0.0234, 0.5, {"http_503": 1}
+)
 
 
 def console() -> tuple[Console, io.StringIO]:
@@ -89,12 +91,16 @@ def test_plain_lines_and_the_live_view() -> None:
     with Lines(to) as lines:
         lines.show(SECOND)
     assert "4.0 s  low" in out.getvalue()
-    assert "p50 12.3 ms  p99 –" in out.getvalue()
+    assert "p50 12.3 ms  p99 –  http_503 1\n" in out.getvalue()
     shown = io.StringIO()
     for planned in (30.0, None):
         with View(Console(file=shown, force_terminal=True, width=120), planned) as view:
             view.show(SECOND)
+            view.show(SECOND)
     assert "4 of 30 s" in shown.getvalue()
+    assert "p90 23.4 ms" in shown.getvalue()
+    assert "p99.9 500 ms" in shown.getvalue()
+    assert "errors: http_503 2" in shown.getvalue()
     assert "until shifted" in shown.getvalue()
     assert bars(deque([0.0, 1.0, 2.0])) == " ▄█"
 
