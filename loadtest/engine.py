@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 # Wake-ups closer together than this are joined: at 20,000/s four requests share the price of one
 # round of the event loop, and none of them leaves more than 0.2 ms late for it.
-_COALESCE_S = 0.0002
+COALESCE_S = 0.0002
 # How often timeouts are looked for.
 _HOUSEKEEPING_S = 0.05
 # After Ctrl-C: how long answers on their way may take.
@@ -266,7 +266,7 @@ class LoadTest:
             wakes_at = timeline.wakes_at
             if self._orders:
                 wakes_at = min(wakes_at, self._orders[0][0])
-            self._wake_up.arm(min(max(wakes_at - self.now(), _COALESCE_S), 3600))
+            self._wake_up.arm(min(max(wakes_at - self.now(), COALESCE_S), 3600))
 
     def _send(self, intended: float, visit: int) -> None:
         ledger = self.ledger
