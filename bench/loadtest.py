@@ -1,12 +1,14 @@
 """How fast and how punctual is the load tester? `./run bench loadtest [--json]`.
 
 A local nginx with one worker on one core; on another, in turn, `wrk`, `hey` and `autocannon` and
-our own tester: at 20,000 requests a second, and at a third of what wrk reached. Before each of our
-runs an empty event loop keeps the same schedule and sends nothing: how late *that* is, is the
-machine's doing, and rounds in which it is late do not count. Medians of three rounds. Fails (exit
-code 1) where at 20,000/s the p99 of the send lag is above 1 ms or not all was answered, or where a
-third of wrk's rate is not reached; also where the machine was too busy to say. Needs nginx, wrk and
-two cores (else exit code 2); the other two are left out where they are not installed.
+our own tester: at 20,000 requests a second, and at a third of what wrk reached. How much of a lag
+is the machine's doing is measured beside it: by an empty event loop that keeps the same schedule
+just before, and by how long the kernel let others have the tester's core meanwhile. Rounds in which
+either is much do not count; to have the core for itself, the tester runs with `--realtime` where
+that is allowed, and once without to show the difference. Medians of three rounds. Fails (exit code
+1) where at 20,000/s the p99 of the send lag is above 1 ms or not all was answered, or where a third
+of wrk's rate is not reached; also where the machine was too busy to say. Needs nginx, wrk and two
+cores (else exit code 2); the other two are left out where they are not installed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pathlib import Path
 from statistics import median
 
 from loadtest.engine import COALESCE_S
+from loadtest.priority import take_realtime
 from loadtest.result import Result
 from loadtest.stats import Distribution, Tally
 from loadtest.timer import WakeUp
@@ -44,6 +47,8 @@ MOST_ROUNDS = 5
 MOST_LAG_S = 0.001
 # With an empty loop later than this there is no millisecond left to keep to.
 MOST_BARE_LAG_S = 0.0005
+# Of the time: every hundredth request is late when others have the core for a hundredth.
+MOST_CORE_WAIT = 0.01
 LEAST_OF_WRK = 1 / 3
 LEAST_ANSWERED = 0.99
 
@@ -76,6 +81,14 @@ class Ours:
     service_p99_s: float
     cpu_share: float
     """Of its core."""
+    core_wait: float
+    """For how much of the time it was ready to run and others had its core."""
+    realtime: bool
+
+    @property
+    def undisturbed(self) -> bool:
+        """Was the machine quiet enough for a millisecond to mean something?"""
+        return self.bare_lag_p99_s <= MOST_BARE_LAG_S and self.core_wait <= MOST_CORE_WAIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +110,12 @@ class Round:
     """At `RATE`."""
     fast: Ours
     """At a third of wrk's rate."""
+    shared: Ours | None
+    """At `RATE` without `--realtime`; None where the others are without it too."""
 
     @property
     def counts(self) -> bool:
-        """Was the machine quiet enough for a millisecond to mean something?"""
-        return max(self.punctual.bare_lag_p99_s, self.fast.bare_lag_p99_s) <= MOST_BARE_LAG_S
+        return self.punctual.undisturbed
 
 
 # ── what is run ──────────────────────────────────────────────────────────────────────────────────
@@ -169,8 +183,9 @@ def run_autocannon(core: int, url: str) -> Peer | None:
     return read_autocannon(output(pinned(core, program(words[0]), *words[1:])))
 
 
-def run_ours(core: int, url: str, rate: float) -> Ours:
-    words = (sys.executable, "-m", "bench.loadtest", f"--bare={rate}")
+def run_ours(core: int, url: str, rate: float, *, realtime: bool) -> Ours:
+    options = ["--realtime"] if realtime else []
+    words = (sys.executable, "-m", "bench.loadtest", f"--bare={rate}", *options)
     bare = json.loads(output(pinned(core, *words)))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "result.json"
@@ -178,7 +193,7 @@ def run_ours(core: int, url: str, rate: float) -> Ours:
             pinned(
                 core, sys.executable, "-m", "loadtest", "run", url, "--rate", f"{rate:.0f}",
                 "--duration", f"{SECONDS}s", "--quiet", "--json", str(file),
-                "--control", f"{folder}/control",
+                "--control", f"{folder}/control", *options,
             )
         )  # fmt: skip
         result = Result.read(file)
@@ -191,6 +206,8 @@ def run_ours(core: int, url: str, rate: float) -> Ours:
         lag_max_s=result.send_lag_s.max,
         service_p99_s=result.service_s.p99,
         cpu_share=result.cpu_s / result.duration_s,
+        core_wait=(result.workers[0].core_wait_s or 0.0) / result.duration_s,
+        realtime=realtime,
     )
 
 
@@ -276,21 +293,34 @@ def _await_answer(url: str) -> None:
 def measure(server_core: int, client_core: int) -> list[Round]:
     """Rounds until three count, five at most. Who begins changes from round to round."""
     rounds: list[Round] = []
+    realtime = may_take_realtime()
+    ours = partial(run_ours, client_core, realtime=realtime)
     with nginx(server_core) as url:
         while len(rounds) < MOST_ROUNDS and sum(found.counts for found in rounds) < ROUNDS:
             wrk = run_wrk(client_core, url)
             steps: list[Callable[[], Ours | Peer | None]] = [
-                partial(run_ours, client_core, url, RATE),
-                partial(run_ours, client_core, url, wrk.per_s * LEAST_OF_WRK),
+                partial(ours, url, RATE),
+                partial(ours, url, wrk.per_s * LEAST_OF_WRK),
                 partial(run_hey, client_core, url),
                 partial(run_autocannon, client_core, url),
+                partial(run_ours, client_core, url, RATE, realtime=False) if realtime else _nothing,
             ]
-            order = range(4) if len(rounds) % 2 == 0 else range(3, -1, -1)
+            order = range(5) if len(rounds) % 2 == 0 else range(4, -1, -1)
             found = {number: steps[number]() for number in order}
             rounds.append(
-                Round(wrk, found[2], found[3], found[0], found[1])  # type: ignore[arg-type]
+                Round(wrk, found[2], found[3], found[0], found[1], found[4])  # type: ignore[arg-type]
             )
     return rounds
+
+
+def _nothing() -> None:
+    return None
+
+
+def may_take_realtime() -> bool:
+    """Tried in a process of its own."""
+    words = [sys.executable, "-c", "from loadtest.priority import take_realtime as t; t()"]
+    return not subprocess.run(words, stderr=subprocess.DEVNULL, check=False).returncode  # noqa: S603
 
 
 def misses(rounds: Sequence[Round]) -> list[str]:
@@ -299,7 +329,8 @@ def misses(rounds: Sequence[Round]) -> list[str]:
     if len(counted) < ROUNDS:
         return [
             f"only {len(counted)} of {len(rounds)} rounds can be judged: in the others an empty"
-            f" loop was later than {MOST_BARE_LAG_S * 1000:g} ms (p99): this machine is too busy"
+            f" loop was later than {MOST_BARE_LAG_S * 1000:g} ms (p99), or others had the core for"
+            f" more than {MOST_CORE_WAIT:.0%} of the time: this machine is too busy"
         ]
     missed = []
     lag = median(found.punctual.lag_p99_s for found in counted)
@@ -318,12 +349,13 @@ def misses(rounds: Sequence[Round]) -> list[str]:
 def report(rounds: Sequence[Round]) -> str:
     lines = [
         "tool                asked      answered  p99 latency  send lag p99 (bare loop)        max"
-        "  CPU"
+        "  CPU  core not free"
     ]
     for number, found in enumerate(rounds, start=1):
         lines.append(f"round {number}{'' if found.counts else ' (machine too busy: not counted)'}")
         lines.append(_peer("wrk", "as fast as", found.wrk))
-        lines += [_ours(part) for part in (found.punctual, found.fast)]
+        parts = (found.punctual, found.fast, found.shared)
+        lines += [_ours(part) for part in parts if part is not None]
         for name in ("hey", "autocannon"):
             peer: Peer | None = getattr(found, name)
             lines.append(_peer(name, f"{RATE}/s", peer) if peer else f"{name:14}  not installed")
@@ -343,7 +375,8 @@ def _ours(part: Ours) -> str:
         f"{'loadtest':14} {part.wanted:8.0f}/s  {part.answered:10.0f}/s"
         f"  {part.service_p99_s * 1000:8.2f} ms"
         f"  {part.lag_p99_s * 1000:9.2f} ms ({part.bare_lag_p99_s * 1000:5.2f} ms)"
-        f"  {part.lag_max_s * 1000:7.2f} ms  {part.cpu_share:.0%}"
+        f"  {part.lag_max_s * 1000:7.2f} ms  {part.cpu_share:4.0%}"
+        f"  {part.core_wait:.1%}{' (realtime)' if part.realtime else ''}"
     )
 
 
@@ -365,9 +398,11 @@ def cores() -> tuple[int, int]:
 
 def main() -> None:
     wanted = sys.argv[1:]
-    if len(wanted) == 1 and wanted[0].startswith("--bare="):
+    if wanted and wanted[0].startswith("--bare="):
+        if wanted[1:]:
+            take_realtime()
         # What run_ours asks of a process of its own.
-        print(json.dumps(asdict(bare_loop(float(wanted[0].partition("=")[2]), 1.5))))
+        print(json.dumps(asdict(bare_loop(float(wanted[0].partition("=")[2]), 1.0))))
         return
     if wanted not in ([], ["--json"]):
         raise SystemExit("usage: ./run bench loadtest [--json]")

@@ -64,6 +64,7 @@ def _url_or_targets(
 @click.option("--seed", type=int, default=0, show_default=True, help="Of Poisson arrivals.")
 @click.option("--max-in-flight", type=int, default=10_000, show_default=True)
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes, one a core.")
+@click.option("--realtime", is_flag=True, help="Take the core before all others (needs root).")
 @click.option("--timeout", default="60s", show_default=True, help="From the intended time.")
 @click.option("--max-duration", default="1d", show_default=True, help="Ends it in any case.")
 @click.option("--method", help="GET, or whatever else; not with --targets.")
@@ -104,6 +105,7 @@ def run(
         seed=limits["seed"],
         max_in_flight=limits["max_in_flight"],
         workers=limits["workers"],
+        realtime=limits["realtime"],
         timeout=parse_duration(limits["timeout"]),
         max_seconds=parse_duration(limits["max_duration"]),
         control=control or remote.default_socket(),

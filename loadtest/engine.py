@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.connect import Address, resolve_all
 from loadtest.connection import Exchange
+from loadtest.core_wait import core_wait_s
 from loadtest.ledger import Ledger
 from loadtest.mix import Rotation
 from loadtest.outcome import Ended, result_of
@@ -36,6 +37,8 @@ _BATCH = 64
 # Wake-ups closer together than this are joined: at 20,000/s four requests share the price of one
 # round of the event loop, and none of them leaves more than 0.2 ms late for it.
 COALESCE_S = 0.0002
+# Later than this the tester is behind: ten times what joining wake-ups explains.
+_LATE_S = 0.002
 # How often timeouts are looked for.
 _HOUSEKEEPING_S = 0.05
 # After Ctrl-C: how long answers on their way may take.
@@ -111,10 +114,17 @@ class LoadTest:
         self._most = (settings.max_in_flight + share.of - 1 - share.index) // share.of
         # One for each origin, as the requests number them.
         self._pools = [
-            ConnectionPool(address, self, clock=self.now, connect_timeout=settings.timeout)
+            ConnectionPool(
+                address,
+                self,
+                clock=self.now,
+                connect_timeout=settings.timeout,
+                late=lambda: self._late_s > _LATE_S,
+            )
             for address in addresses
         ]
         self._on_way: dict[Exchange, None] = {}  # in the order of their intended times
+        self._late_s = 0.0  # how late the last wake-up was for its first request
         self._started = 0.0
         self._started_unix = 0.0
         self._stopped_by = "plan"
@@ -132,7 +142,7 @@ class LoadTest:
     async def run(self, start_at: tuple[float, float] | None = None) -> Result:
         """Once only. `start_at`: the start on this machine's monotonic clock, and in Unix time."""
         self._started, self._started_unix = start_at or (self._clock(), time.time())
-        cpu = time.process_time()
+        cpu, waited = time.process_time(), core_wait_s()
         self._wake_up = WakeUp(asyncio.get_running_loop(), self._pace)
         try:
             self._pace()
@@ -142,14 +152,18 @@ class LoadTest:
             self.timeline.finish(self.now())
             self._wake_up.close()
             duration = self.now()
-            cpu = time.process_time() - cpu
+            cpu, wait = time.process_time() - cpu, core_wait_s()
             for exchange in self._on_way:  # whatever still comes is no longer counted
                 exchange.done = True
             await asyncio.gather(*(pool.close() for pool in self._pools))
         if not self.ledger.blank(duration):
             self._end_row(duration)
         end = Ended(
-            started_unix=self._started_unix, duration=duration, cpu=cpu, by=self._stopped_by
+            started_unix=self._started_unix,
+            duration=duration,
+            cpu=cpu,
+            by=self._stopped_by,
+            core_wait=None if wait is None or waited is None else wait - waited,
         )
         end.reconnects = sum(pool.reconnects for pool in self._pools)
         end.connections_opened = sum(pool.opened for pool in self._pools)
@@ -250,6 +264,7 @@ class LoadTest:
         timeline = self.timeline
         now = self.now()
         due = timeline.due(min(now, self._orders[0][0]) if self._orders else now, _BATCH)
+        self._late_s = now - due[0][0] if due else 0.0
         for intended, visit in due:
             self._send(intended, visit)
         if len(due) < _BATCH and self._orders and self._orders[0][0] <= now:

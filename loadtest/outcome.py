@@ -21,11 +21,20 @@ from loadtest.timeline import Timeline
 class Ended:
     """The end of a run, as the engine saw it; times in seconds."""
 
-    def __init__(self, *, started_unix: float, duration: float, cpu: float, by: str) -> None:
+    def __init__(
+        self,
+        *,
+        started_unix: float,
+        duration: float,
+        cpu: float,
+        by: str,
+        core_wait: float | None = None,
+    ) -> None:
         self.started_unix = started_unix
         self.duration = duration
         self.cpu = cpu
         self.by = by
+        self.core_wait = core_wait
         self.reconnects = 0
         self.connections_opened = 0
         self.bytes_received = 0
@@ -63,7 +72,15 @@ def result_of(settings: Settings, ledger: Ledger, timeline: Timeline, end: Ended
         series=list(ledger.series),
         histograms=Histograms(latency.encode(), service.encode(), ledger.lag.encode()),
         workers=[
-            WorkerResult("0", counts.intended, counts.sent, round(end.cpu, 3), lag.p99, lag.max)
+            WorkerResult(
+                name="0",
+                intended=counts.intended,
+                sent=counts.sent,
+                cpu_s=round(end.cpu, 3),
+                send_lag_p99_s=lag.p99,
+                send_lag_max_s=lag.max,
+                core_wait_s=None if end.core_wait is None else round(end.core_wait, 3),
+            )
         ],
     )
 

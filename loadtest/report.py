@@ -41,6 +41,8 @@ def print_one(console: Console, result: Result) -> None:
             f"{worker.name} {duration(worker.send_lag_p99_s)}" for worker in result.workers
         )
         console.print(f"send lag p99 by worker: {lags}", highlight=False, soft_wrap=True)
+    if (waited := _core_wait(result)) is not None:
+        console.print(waited, highlight=False, soft_wrap=True)
     for reason in result.reasons:
         console.print(
             f"NOT TRUSTWORTHY: {reason}", style="bold red", highlight=False, soft_wrap=True
@@ -131,6 +133,15 @@ def _phase_table(result: Result) -> Table:
             *(duration(figure) if times.count else "–" for figure in shown),
         )
     return table
+
+
+def _core_wait(result: Result) -> str | None:
+    """Worth a line from a hundredth of the time on: then it is the machine that is late."""
+    waits = [worker.core_wait_s for worker in result.workers if worker.core_wait_s is not None]
+    share = max(waits, default=0.0) / result.duration_s if result.duration_s else 0.0
+    if share < 0.01:
+        return None
+    return f"others had this tester's core for {share:.0%} of the time in which it had work to do"
 
 
 def _whole(value: float) -> str:

@@ -89,7 +89,8 @@ class PhaseResult:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """What one process did of it. `lost`: it died, and what it did is missing."""
+    """What one process did of it. `core_wait_s` is how long it was ready to run and another process
+    had the core (None: not known). `lost`: it died, and what it did is missing."""
 
     name: str
     intended: int
@@ -97,6 +98,7 @@ class WorkerResult:
     cpu_s: float
     send_lag_p99_s: float
     send_lag_max_s: float
+    core_wait_s: float | None = None
     lost: bool = False
 
 

@@ -21,6 +21,7 @@ class Settings:
     to listen on for shifts, None for none. `max_seconds` ends a test that nobody finishes. With
     `mix` those requests are sent, and `url`, `method`, `headers` and `body` are only told.
     `workers` processes share the work. `metrics` is host and port for Prometheus, None for none.
+    `realtime` gives the processes that send their cores before all others.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Settings:
     mix: Mix | None = None
     workers: int = 1
     metrics: tuple[str, int] | None = None
+    realtime: bool = False
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:

@@ -18,6 +18,7 @@ import uvloop
 
 from loadtest import engine
 from loadtest.errors import LoadtestError
+from loadtest.priority import take_realtime
 from loadtest.result import Result, write_atomically
 from loadtest.target import Settings
 
@@ -35,6 +36,8 @@ def run_here(
     `lifeline`: a file descriptor that becomes readable when nobody wants the test any more.
     """
     prepare_process(settings.max_in_flight)
+    if settings.realtime:
+        take_realtime()
     with uvloop_runner() as runner:
         return runner.run(engine.run(settings, on_second, handle_signals=True, lifeline=lifeline))
 

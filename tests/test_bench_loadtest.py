@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,15 +41,16 @@ Latency distribution:
 """
 
 
-def ours(rate: float, **others: float) -> Ours:
-    figures = {
+def ours(rate: float, **others: Any) -> Ours:
+    figures: dict[str, Any] = {
         "wanted": rate, "answered": rate, "bare_lag_p99_s": 0.0003, "lag_p99_s": 0.0006,
         "lag_max_s": 0.002, "service_p99_s": 0.001, "cpu_share": 0.4,
+        "core_wait": 0.001, "realtime": True,
     }  # fmt: skip
     return Ours(**{**figures, **others})
 
 
-GOOD = Round(Peer(90_000, 0.001), Peer(19_800, 0.004), None, ours(RATE), ours(30_000))
+GOOD = Round(Peer(90_000, 0.001), Peer(19_800, 0.004), None, ours(RATE), ours(30_000), None)
 
 
 def test_what_the_peers_print() -> None:
@@ -72,6 +74,8 @@ def test_three_good_rounds_meet_the_targets() -> None:
 def test_a_busy_machines_rounds_do_not_count() -> None:
     busy = replace(GOOD, punctual=ours(RATE, bare_lag_p99_s=0.002, lag_p99_s=0.004))
     assert misses([busy, GOOD, busy, GOOD, GOOD]) == []
+    crowded = replace(GOOD, punctual=ours(RATE, core_wait=0.02, lag_p99_s=0.004))
+    assert misses([crowded, GOOD, busy, GOOD, GOOD]) == []
     (missed,) = misses([busy, GOOD, busy, GOOD, busy])
     assert "only 2 of 5 rounds" in missed
     assert "not counted" in report([busy])

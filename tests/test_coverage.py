@@ -72,6 +72,7 @@ COVERED_BY = {
     "loadtest.closed": "test_loadtest_engine",
     "loadtest.connect": "test_loadtest_engine",
     "loadtest.connection": "test_loadtest_engine",
+    "loadtest.core_wait": "test_loadtest_views",
     "loadtest.control": "test_loadtest_cli",
     "loadtest.errors": "test_loadtest_plan",
     "loadtest.har": "test_loadtest_targets",

@@ -18,9 +18,11 @@ import pytest
 from loadtest import engine
 from loadtest.closed import saturate
 from loadtest.connect import Address
+from loadtest.connection import Exchange
 from loadtest.engine import LoadTest
 from loadtest.errors import InputError, ShiftError
 from loadtest.plan import Plan
+from loadtest.pool import MOST_OPENING, ConnectionPool
 from loadtest.result import Counts, Result, Second
 from loadtest.stats import Tally
 from loadtest.target import Settings
@@ -147,6 +149,69 @@ async def test_connections_are_reused() -> None:
     assert result.counts.completed == 10
     assert result.connections_opened <= 10
     assert result.reconnects == 0
+
+
+async def test_a_late_tester_opens_no_storm_of_connections() -> None:
+    class Answers:
+        completed = failures = 0
+
+        def sent(self, exchange: Exchange) -> None:
+            pass
+
+        def answered(self, exchange: Exchange, status: int) -> None:
+            self.completed += 1
+            if self.completed == 400:
+                done.set()
+
+        def failed(self, exchange: Exchange, kind: str) -> None:
+            self.failures += 1
+
+    for late in (False, True):
+        done, answers = asyncio.Event(), Answers()
+        async with serving(always_ok) as url:
+            mix = settings(url).requests
+            pool = ConnectionPool(
+                Address(mix.origins[0].host, mix.origins[0].port),
+                answers,
+                clock=time.monotonic,
+                connect_timeout=30.0,
+                late=lambda late=late: late,  # type: ignore[misc]
+            )
+            for _ in range(400):
+                pool.send(Exchange(0.0, 0, mix.requests[0]))
+            assert pool.opening == (MOST_OPENING if late else 400)
+            async with asyncio.timeout(30):
+                await done.wait()
+            await pool.close()
+        assert (answers.completed, answers.failures) == (400, 0)
+
+
+async def test_a_late_tester_gives_each_its_fate_before_nobody() -> None:
+    class Failures:
+        count = 0
+
+        def sent(self, exchange: Exchange) -> None:
+            pass
+
+        def answered(self, exchange: Exchange, status: int) -> None:
+            pass
+
+        def failed(self, exchange: Exchange, kind: str) -> None:
+            assert kind == "refused"
+            self.count += 1
+            if self.count == 250:
+                done.set()
+
+    done, mix = asyncio.Event(), settings(refusing_url()).requests
+    address = Address(mix.origins[0].host, mix.origins[0].port)
+    pool = ConnectionPool(
+        address, Failures(), clock=time.monotonic, connect_timeout=30.0, late=lambda: True
+    )
+    for _ in range(250):
+        pool.send(Exchange(0.0, 0, mix.requests[0]))
+    async with asyncio.timeout(30):
+        await done.wait()
+    await pool.close()
 
 
 # ── answers of every shape ───────────────────────────────────────────────────────────────────────
