@@ -91,6 +91,7 @@ COVERED_BY = {
     "loadtest.listen": "test_loadtest_metrics",
     "loadtest.pool": "test_loadtest_engine",
     "loadtest.remote": "test_loadtest_cli",
+    "loadtest.priority": "test_loadtest_cli",
     "loadtest.profiles": "test_loadtest_plan",
     "loadtest.report": "test_loadtest_views",
     "loadtest.result": "test_loadtest_engine",

@@ -49,7 +49,7 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, out.decode(), (err or b"").decode()
 
 
 async def loadtest(*arguments: str) -> tuple[int | None, str, str]:
@@ -275,6 +275,41 @@ async def test_the_one_that_runs_is_found_and_two_must_be_told_apart(runtime_dir
                 )
             assert code == 2
             assert "another load test listens there" in err
+
+
+async def test_realtime_is_taken_or_refused_and_never_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    async with serving(always_ok) as url:
+        code, _, err = await loadtest(
+            "run", url, "--rate", "50", "--duration", "100ms", "--realtime", "--json", str(file)
+        )
+    if code == 0:
+        assert Result.read(file).counts.completed == 5
+    else:
+        assert code == 2
+        assert "--realtime: " in err
+        assert not file.exists()
+
+
+REALTIME = """
+import os, sys
+from loadtest.errors import InputError
+from loadtest.priority import take_realtime
+try:
+    take_realtime()
+except InputError as refused:
+    print(refused)
+else:
+    print(os.sched_getscheduler(0) == os.SCHED_RR)
+"""
+
+
+async def test_what_realtime_is() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", REALTIME, stdout=asyncio.subprocess.PIPE
+    )
+    _, out, _ = await ended(process)
+    assert out == "True\n" or "needs root, CAP_SYS_NICE" in out
 
 
 def test_a_folder_others_can_write_to_is_not_used(runtime_dir: Path) -> None:
