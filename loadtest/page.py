@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from loadtest.report import FIGURES, compared, duration
+from loadtest.report import COUNTED, compared, duration
 from loadtest.result import Result
 from loadtest.stats import Tally, upper_us
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2")
+_LEAST_SPAN_S = 0.2
 _GREY, _FAINT = "#6b7280", "#c4c9d1"
 Named = Sequence[tuple[str, Result]]
 
@@ -40,7 +41,7 @@ def to_html(named: Named) -> str:
             {
                 "name": name,
                 "result": result,
-                "figures": [(title, show(figure(result))) for title, figure, show in FIGURES],
+                "figures": [(title, show(figure(result))) for title, figure, show in COUNTED],
                 "plots": [(title, _svg(draw, result)) for title, draw in _PLOTS],
             }
             for name, result in named
@@ -53,8 +54,10 @@ def to_html(named: Named) -> str:
 def _svg(draw: Callable[[Axes, Any], None], what: Any) -> str:
     # Text stays text: smaller, and it can be searched. No metadata: no foreign addresses.
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "1"}):
-        figure = Figure(figsize=(9.5, 2.6), layout="constrained")
+        figure = Figure(figsize=(9.5, 2.6))
         axes = figure.subplots()
+        # The same for all, so that the same second is at the same place.
+        figure.subplots_adjust(left=0.08, right=0.84, bottom=0.18, top=0.95)
         draw(axes, what)
         axes.grid(color="#e5e7eb", lw=0.6)
         axes.set_axisbelow(True)
@@ -62,7 +65,11 @@ def _svg(draw: Callable[[Axes, Any], None], what: Any) -> str:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            # Files have long names, and those curves leave a corner free.
+            inside = draw is _percentiles
+            place = {"loc": "lower right"} if inside else {"loc": "upper left"}
+            beside = None if inside else (1.0, 1.0)
+            axes.legend(fontsize=8, frameon=False, bbox_to_anchor=beside, **place)
         out = io.StringIO()
         figure.savefig(
             out,
@@ -74,14 +81,16 @@ def _svg(draw: Callable[[Axes, Any], None], what: Any) -> str:
 
 
 def _rates(axes: Axes, result: Result) -> None:
-    t = [row.t for row in result.series]
+    # What is left after the last whole second is too short for a rate.
+    rows = [row for row in result.series if row.span > _LEAST_SPAN_S] or result.series
+    t = [row.t for row in rows]
     shown = (("intended", _FAINT, 4.0), ("sent", _COLOURS[1], 1.6), ("completed", _COLOURS[0], 1.2))
     for name, colour, width in shown:
-        values = [getattr(row, name) / (row.span or 1.0) for row in result.series]
+        values = [getattr(row, name) / (row.span or 1.0) for row in rows]
         axes.plot(t, values, color=colour, lw=width, label=name)
     _shifts(axes, result)
     axes.set_ylabel("requests/s", fontsize=9)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(axes.get_ylim()[1], 0.1))
 
 
 def _latencies(axes: Axes, result: Result) -> None:

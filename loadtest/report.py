@@ -152,12 +152,16 @@ def _completed_rate(result: Result) -> float:
     return result.counts.completed / result.duration_s if result.duration_s else 0.0
 
 
-FIGURES: tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...] = (
+_Figures = tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...]
+COUNTED: _Figures = (
     ("intended", lambda r: r.counts.intended, _whole),
     ("completed", lambda r: r.counts.completed, _whole),
     ("errors", lambda r: r.counts.errors, _whole),
     ("dropped", lambda r: r.counts.dropped, _whole),
     ("completed/s", _completed_rate, lambda value: f"{value:.1f}"),
+)
+FIGURES: _Figures = (
+    *COUNTED,
     ("latency mean", lambda r: r.latency_s.mean, duration),
     ("latency p50", lambda r: r.latency_s.p50, duration),
     ("latency p90", lambda r: r.latency_s.p90, duration),
