@@ -41,8 +41,7 @@ def encode(counts: Mapping[int, int], shape: Shape) -> str:
             continue
         gap = index - next_index
         if gap:
-            # Negative in ZigZag is odd; a single zero is written as itself.
-            _append(payload, 0 if gap == 1 else (gap << 1) - 1)
+            _append(payload, (gap << 1) - 1)  # in ZigZag, minus the gap
         if count < 64:
             payload.append(count << 1)
         else:

@@ -66,10 +66,10 @@ def _svg(draw: Callable[[Axes, Any], None], what: Any) -> str:
             axes.spines[side].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             # Files have long names, and those curves leave a corner free.
-            inside = draw is _percentiles
-            place = {"loc": "lower right"} if inside else {"loc": "upper left"}
-            beside = None if inside else (1.0, 1.0)
-            axes.legend(fontsize=8, frameon=False, bbox_to_anchor=beside, **place)
+            if draw is _percentiles:
+                axes.legend(fontsize=8, frameon=False, loc="lower right")
+            else:
+                axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         out = io.StringIO()
         figure.savefig(
             out,

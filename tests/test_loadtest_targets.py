@@ -228,6 +228,10 @@ def test_without_weights_the_order_is_the_files_over_and_over() -> None:
     assert paths(mix, 9) == [3, 1, 3, 2, 3, 1, 3, 2, 3]
 
 
+def test_the_rare_one_comes_in_the_middle_of_its_stretch() -> None:
+    assert paths(mixed([3.0, 1.0]), 8) == [0, 0, 1, 0, 0, 0, 1, 0]
+
+
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6))
 def test_weights_hold_in_every_stretch(weights: list[int]) -> None:
