@@ -212,9 +212,16 @@ class LoadTest:
         self._gives_up_at = self.now()
         self.finish("abandoned")
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many carry a request, how many are free."""
+        active = sum(pool.active for pool in self._pools)
+        return active, sum(pool.idle for pool in self._pools)
+
     def figures(self) -> Figures:
         """Everything counted so far."""
         ledger = self.ledger
+        active, idle = self.connections
         return Figures(
             counts=ledger.totals(),
             in_flight=ledger.in_flight,
@@ -223,8 +230,8 @@ class LoadTest:
             rate=self.timeline.rate(self.now()),
             latency=merged(page.latency for page in ledger.pages),
             lag=ledger.lag,
-            active=sum(pool.active for pool in self._pools),
-            idle=sum(pool.idle for pool in self._pools),
+            active=active,
+            idle=idle,
         )
 
     def status(self) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class _Member:
     def _report(self, row: Second) -> None:
         if self._alone:
             return
-        figures = self._test.figures()
-        self._pipe.send(Report(row, figures.lag.encode(), figures.active, figures.idle))
+        active, idle = self._test.connections
+        self._pipe.send(Report(row, self._test.ledger.lag.encode(), active, idle))
 
     def _told(self) -> None:
         try:

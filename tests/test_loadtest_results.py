@@ -87,7 +87,7 @@ def test_tags_relative_times_and_other_ranges_are_read(tmp_path: Path) -> None:
 
 def test_logs_merge_by_the_clock() -> None:
     a = [Interval(100.0 + n, 1.0, tally(0.001)) for n in range(3)]
-    b = [Interval(101.0004 + n, 1.0, tally(0.002)) for n in range(3)]
+    b = [Interval(100.9996 + n, 1.0, tally(0.002)) for n in range(3)]
     merged = merge_logs([a, b])
     assert [(round(i.start, 3), len(i.latency)) for i in merged] == [
         (100.0, 1), (101.0, 2), (102.0, 2), (103.0, 1),
