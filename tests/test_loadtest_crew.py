@@ -74,6 +74,8 @@ async def test_together_they_send_the_plan() -> None:
     assert sum(shares) == result.counts.intended
     assert abs(shares[0] - shares[1]) <= 1
     assert rows == result.series
+    # Of all together; where the phase changes, one worker may have seen it and the other not yet.
+    assert rows[0].rate in (101, 151, 201)
     assert sum(row.intended for row in rows) == result.counts.intended
     assert result.stopped_by == "plan"
 
