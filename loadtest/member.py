@@ -19,6 +19,7 @@ from typing import Literal
 from loadtest.connect import Address
 from loadtest.engine import LoadTest, Order
 from loadtest.errors import ShiftError
+from loadtest.priority import take_realtime
 from loadtest.result import Result, Second
 from loadtest.target import Settings
 from loadtest.timeline import Cause, Share
@@ -63,6 +64,8 @@ def work(settings: Settings, addresses: Sequence[Address], share: Share, pipe: P
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     prepare_process(settings.max_in_flight // share.of + 1)
+    if settings.realtime:
+        take_realtime()
     with uvloop_runner() as runner:
         result = runner.run(_Member(settings, addresses, share, pipe).run())
     if result is not None:

@@ -24,3 +24,8 @@ def take_realtime() -> None:
         raise InputError(
             f"--realtime: {reason}: it needs root, CAP_SYS_NICE or an rtprio limit"
         ) from None
+
+
+def leave_realtime() -> None:
+    """Ordinary again."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

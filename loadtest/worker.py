@@ -18,7 +18,7 @@ import uvloop
 
 from loadtest import engine
 from loadtest.errors import LoadtestError
-from loadtest.priority import take_realtime
+from loadtest.priority import leave_realtime, take_realtime
 from loadtest.result import Result, write_atomically
 from loadtest.target import Settings
 
@@ -38,6 +38,8 @@ def run_here(
     prepare_process(settings.max_in_flight)
     if settings.realtime:
         take_realtime()
+        if settings.workers > 1:  # they take it themselves; adding up is not so urgent
+            leave_realtime()
     with uvloop_runner() as runner:
         return runner.run(engine.run(settings, on_second, handle_signals=True, lifeline=lifeline))
 

@@ -294,13 +294,15 @@ async def test_realtime_is_taken_or_refused_and_never_passed_over(tmp_path: Path
 REALTIME = """
 import os, sys
 from loadtest.errors import InputError
-from loadtest.priority import take_realtime
+from loadtest.priority import leave_realtime, take_realtime
 try:
     take_realtime()
 except InputError as refused:
     print(refused)
 else:
-    print(os.sched_getscheduler(0) == os.SCHED_RR)
+    taken = os.sched_getscheduler(0) == os.SCHED_RR
+    leave_realtime()
+    print(taken and os.sched_getscheduler(0) == os.SCHED_OTHER)
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.loadtest import may_take_realtime
 from loadtest.connect import Address
 from loadtest.crew import Crew
 from loadtest.errors import LoadtestError, ShiftError
@@ -186,6 +187,18 @@ async def test_signals_shift_all_and_ctrl_c_leaves_nobody_behind(tmp_path: Path)
     assert result.counts.completed > 0
     assert result.counts.unfinished == 0
     assert not control.exists()
+
+
+async def test_of_several_only_those_that_send_are_realtime(tmp_path: Path) -> None:
+    if not await asyncio.to_thread(may_take_realtime):
+        pytest.skip("this user may not")
+    options = ("--rate", "50", "--workers", "2", "--realtime")
+    async with running(tmp_path / "c.sock", *options) as (process, _):
+        workers = children(process.pid)
+        assert [os.sched_getscheduler(pid) for pid in workers] == [os.SCHED_RR] * 2
+        assert os.sched_getscheduler(process.pid) == os.SCHED_OTHER
+        process.send_signal(signal.SIGINT)
+        assert (await ended(process))[0] == 0
 
 
 async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
