@@ -22,7 +22,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import cast
 import uvloop
 
 from loadtest.closed import saturate
-from loadtest.connect import Address, resolve_all
+from loadtest.connect import Address, resolve
 from loadtest.connection import Exchange
 from loadtest.engine import LoadTest
 from loadtest.plan import Plan
@@ -208,8 +208,8 @@ async def _answers(url: str) -> None:
 class AcceptedOnly(LoadTest):
     """The open-loop load tester, which also keeps the latencies of answers of 200 by phase."""
 
-    def __init__(self, settings: Settings, addresses: Sequence[Address]) -> None:
-        super().__init__(settings, addresses)
+    def __init__(self, settings: Settings, address: Address) -> None:
+        super().__init__(settings, address)
         self.accepted: dict[int, Tally] = {}
         self.last_at: dict[int, float] = {}
 
@@ -228,7 +228,7 @@ async def load(url: str, capacity: float, *, adaptive: bool) -> Run:
         f"overload={rates['overload']:.0f}@{PHASE_S}s"
     )
     settings = Settings(url, plan, arrivals="poisson", seed=1, timeout=30.0)
-    test = AcceptedOnly(settings, await resolve_all(settings.requests))
+    test = AcceptedOnly(settings, await resolve(settings.target))
     result = await test.run()
     phases = {}
     for visit, found in enumerate(result.phases):

@@ -108,6 +108,11 @@ class Connection(asyncio.Protocol):
         """Between connection_made and connection_lost."""
         return self._transport is not None
 
+    @property
+    def head(self) -> bytes:
+        """Of the newest answer, as it came; a part of its body may follow."""
+        return self._head
+
     def send(self, exchange: Exchange) -> None:
         """Writes the request. The caller has seen that the connection is idle."""
         if self._transport is None:

@@ -93,15 +93,19 @@ async def run(
 class LoadTest:
     """One run; the control socket and the signals steer it by its methods."""
 
+    POOL = ConnectionPool
+    """What it sends by."""
+
     def __init__(
         self,
         settings: Settings,
-        addresses: Sequence[Address],
+        addresses: Address | Sequence[Address],
         on_second: OnSecond | None = None,
         *,
         share: Share = ALL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`addresses` as `settings.requests` numbers its origins; one alone for a single origin."""
         self.settings = settings
         self.share = share
         rng = random.Random(settings.seed)
@@ -114,15 +118,16 @@ class LoadTest:
         self._most = (settings.max_in_flight + share.of - 1 - share.index) // share.of
         # One for each origin, as the requests number them.
         self._pools = [
-            ConnectionPool(
+            self.POOL(
                 address,
                 self,
                 clock=self.now,
                 connect_timeout=settings.timeout,
                 late=lambda: self._late_s > _LATE_S,
             )
-            for address in addresses
+            for address in ([addresses] if isinstance(addresses, Address) else addresses)
         ]
+        self._pool = self._pools[0]
         self._on_way: dict[Exchange, None] = {}  # in the order of their intended times
         self._late_s = 0.0  # how late the last wake-up was for its first request
         self._started = 0.0

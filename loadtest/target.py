@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import InputError
-from loadtest.mix import Ask, Mix
+from loadtest.mix import Ask, Mix, Origin
 from loadtest.plan import Plan
 from loadtest.timeline import Arrivals
 
@@ -60,6 +60,11 @@ class Settings:
     def requests(self) -> Mix:
         """What is sent."""
         return self.mix or self._alone()
+
+    @property
+    def target(self) -> Origin:
+        """The first server asked, for most tests the only one."""
+        return self.requests.origins[0]
 
     def _alone(self) -> Mix:
         return Mix.of([Ask(self.method, self.url, self.headers, self.body)])
