@@ -81,7 +81,7 @@ async def running(
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await ended(process)  # its workers too: they hold the same pipes
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -206,7 +206,7 @@ async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None
     async with running(control, "--rate", "50", "--workers", "2") as (process, _):
         workers = children(process.pid)
         process.kill()
-        await process.wait()
+        await ended(process)  # the pipes' end: nobody holds them any more
         async with asyncio.timeout(30):
             while any(alive(pid) for pid in workers):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
