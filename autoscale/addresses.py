@@ -39,13 +39,28 @@ def macs(domain: str) -> tuple[str, ...]:
     return tuple(mac.get("address", "") for mac in found)
 
 
-def reserved(network: str, vm: str, cards: Iterable[str]) -> str | None:
-    """What a network's XML sets aside for one of these cards, or for the VM by its name:
-    `<ip><dhcp><host mac= name= ip=/>`. IPv4 only."""
+def reserved(network: str, cards: Iterable[str]) -> str | None:
+    """The IPv4 address that a network's XML sets aside for one of these cards:
+    `<ip><dhcp><host mac= ip=/>`."""
     wanted = {card.lower() for card in cards if card}
     for host in ET.fromstring(network).iterfind("ip/dhcp/host"):  # noqa: S314 - libvirt's own
-        ip, mac = host.get("ip", ""), host.get("mac", "").lower()
-        ours = mac in wanted if mac else host.get("name") == vm
-        if ours and "." in ip:
+        ip = host.get("ip", "")
+        if host.get("mac", "").lower() in wanted and "." in ip:
             return ip
     return None
+
+
+def no_address_fix(network: str) -> str:
+    """What to look at where no source told of an address, by the host's `network` setting."""
+    kind, _, name = network.partition(":")
+    if kind == "network":
+        return (
+            f"no lease in network {name} and no agent told of one:"
+            f" see `virsh net-dhcp-leases {name}`, and whether that network has DHCP and is active"
+        )
+    if kind == "bridge":
+        return (
+            f"neither the guest's agent nor the host's ARP table told of one: see whether a DHCP"
+            f" server answers on {name}, and whether the image runs qemu-guest-agent"
+        )
+    return "the host never told where it can be reached: see [[hypervisor]] network"

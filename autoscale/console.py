@@ -1,6 +1,7 @@
 """The guests' console files: one a VM, for the operator when a boot fails.
 
-Owns that folder. It must not know libvirt: QEMU writes the files by itself.
+Owns that folder, and the end of libvirt's own log of each VM. It must not know libvirt: QEMU writes
+the files by itself.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ TAIL_BYTES = 16384
 
 
 class Consoles:
-    """`FOLDER/HOST@VM.log`, made before a VM starts and removed after it ended."""
+    """`FOLDER/HOST@VM.log`, made before a VM starts and removed after it ended; with it goes
+    `LOGS/VM.log`, libvirt's own of it, which would stay for ever."""
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: str, logs: Path | None = None) -> None:
         self._folder = folder
+        self._logs = logs
         self._prefix = f"{host}@"
         self._prepared: set[str] = set()
 
@@ -42,6 +45,8 @@ class Consoles:
         self._prepared.discard(vm)
         with contextlib.suppress(OSError):  # a file left over is no reason to fail
             self._path(vm).unlink(missing_ok=True)
+            if self._logs is not None:
+                (self._logs / f"{vm}.log").unlink(missing_ok=True)
 
     def sweep(self, there: Collection[str]) -> None:
         """Remove the files of those that are neither there nor being started by this process."""

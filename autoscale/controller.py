@@ -18,7 +18,7 @@ from autoscale.acts import Spawn
 from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
 from autoscale.forecast import Forecast
-from autoscale.host import Domain, Hypervisor, HypervisorError
+from autoscale.host import Domain, HostHeld, Hypervisor, HypervisorError
 from autoscale.model import Demand, Direction, Happening, Reason
 from autoscale.policy import State
 from autoscale.rules import Rules
@@ -96,6 +96,7 @@ class Controller:
         self._learned: Forecast | None = None
         self._meter = Meter(interval_s)
         self._down: dict[str, str] = {}
+        self._held: set[str] = set()
         self._asking: dict[str, float] = {}
         """Hosts that have not answered yet, and when they were asked."""
         self._listed: dict[str, tuple[Domain, ...]] = {}
@@ -271,18 +272,24 @@ class Controller:
         try:
             domains = await host.observe()
         except HypervisorError as error:
-            if host.name not in self._down:
+            held = isinstance(error, HostHeld)
+            # who holds it may be found out later than that it does not answer
+            if host.name not in self._down or (held and host.name not in self._held):
                 self._note(
                     Happening(
-                        "host.unreachable",
+                        "host.held" if held else "host.unreachable",
                         self.fleet.service,
                         host.name,
-                        Reason.HYPERVISOR_UNREACHABLE,
+                        Reason.HELD_ELSEWHERE if held else Reason.HYPERVISOR_UNREACHABLE,
                         f"{error}; serving goes on with the replicas there are",
                     )
                 )
             self._down[host.name] = str(error)
+            self.fleet.miss(host.name)
+            if held:
+                self._held.add(host.name)
             return None
+        self._held.discard(host.name)
         if self._down.pop(host.name, None) is not None:
             self._note(
                 Happening(
@@ -296,7 +303,7 @@ class Controller:
         return domains
 
     def _decide(self, demand: Demand, reachable: Collection[str], now: float) -> Decision:
-        counts = self.fleet.counts()
+        counts = self.fleet.counts().without_surge()
         if self._retiring is not None:
             self.fleet.retire_all(self._retiring)
             return Decision(

@@ -48,12 +48,23 @@ class Identity:
     """serving, or draining once it was told to leave: a successor must not bring it back."""
     role: str = "replica"
     """replica; standby: booted to wait suspended; template: booted to be saved, serves nobody."""
+    cut: str = ""
+    """vCPUs, memory and port it was made with; empty where an earlier version made it."""
+    protected: bool = False
+    """An operator's word: spared by scale-ins, rollouts and lifetimes."""
 
     def with_phase(self, phase: str) -> Identity:
         return replace(self, phase=phase)
 
     def with_role(self, role: str) -> Identity:
         return replace(self, role=role)
+
+    def with_protection(self, protected: bool) -> Identity:
+        return replace(self, protected=protected)
+
+
+Layer = tuple[str, str]
+"""A file that a disk is based on, and its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +76,37 @@ class VmSpec:
     memory_mib: int
     vcpus: int
     kernel: str
+    """Empty where its firmware finds it on its own disk."""
     initrd: str
     disk: str
     cmdline: str
     identity: Identity
     genid: str = ""
     """What tells the guest's kernel that it is another copy; empty: its UUID."""
+    own_disk: bool = False
+    """Whether it writes, to an overlay of its own; else the disk is shared and read-only."""
+    disk_format: str = "raw"
+    disk_bytes: int = 0
+    """As the guest sees it; only for one with a disk of its own."""
+    below: tuple[Layer, ...] = ()
+    """What `disk` is itself based on, the nearest first."""
+    user_data: str = ""
+    """For cloud-init, with a disk of its own; empty: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDisk:
+    """What a host prepared for one VM to write to."""
+
+    path: str
+    format: str
+    seed: str
+    """The disk that cloud-init reads."""
+    below: tuple[Layer, ...] = ()
+    """What `path` is based on, the nearest first."""
+    transient: bool = False
+    """Whether libvirt shall make an overlay beside `path`, and remove it with the VM; else `path`
+    is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +125,8 @@ class HostSettings:
     relabels: bool = False
     """Whether its libvirt gives files to the user that runs QEMU (`host_relabels`)."""
     arch: str = "x86_64"
+    own_disk: OwnDisk | None = None
+    """For a VM that writes; None: it boots from the disk that all share."""
 
 
 def _sub(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
@@ -111,10 +149,13 @@ def domain_xml(spec: VmSpec, host: HostSettings) -> str:
     _sub(os_, "type", "hvm", arch=host.arch)
     if host.domain_type != "test":
         os_[0].set("machine", "pc")
-        _sub(os_, "kernel", spec.kernel)
-        if spec.initrd:
-            _sub(os_, "initrd", spec.initrd)
-        _sub(os_, "cmdline", f"{spec.cmdline} systemd.hostname={spec.name}")
+        if spec.kernel:
+            _sub(os_, "kernel", spec.kernel)
+            if spec.initrd:
+                _sub(os_, "initrd", spec.initrd)
+            _sub(os_, "cmdline", f"{spec.cmdline} systemd.hostname={spec.name}")
+        else:
+            _sub(os_, "boot", dev="hd")
     features = _sub(domain, "features")
     _sub(features, "acpi")  # the power button
     _sub(features, "apic")
@@ -134,21 +175,57 @@ def domain_xml(spec: VmSpec, host: HostSettings) -> str:
     _sub(domain, "on_reboot", "restart")
     _sub(domain, "on_crash", "destroy")
     devices = _sub(domain, "devices")
-    if host.domain_type != "test":
-        disk = _sub(devices, "disk", type="file", device="disk")
-        _sub(disk, "driver", name="qemu", type="raw", cache="writeback")
-        source = _sub(disk, "source", file=spec.disk)
-        if host.relabels:
-            # else libvirtd chowns the image that all share to QEMU's user, and never gives it back
-            _sub(source, "seclabel", model="dac", relabel="no")
-        _sub(disk, "target", dev="vda", bus="virtio")
-        _sub(disk, "readonly")
-        _sub(disk, "shareable")
+    if host.domain_type == "test":
+        pass  # it has no use for one
+    elif host.own_disk is not None:
+        _add_own_disk(devices, host.own_disk, host)
+    else:
+        _add_shared_disk(devices, spec.disk, host)
     _sub(devices, "controller", type="usb", model="none")
     _add_console(devices, host)
     _sub(devices, "memballoon", model="none")
     _add_network(domain, devices, spec, host)
     return ET.tostring(domain, encoding="unicode")
+
+
+def _add_shared_disk(devices: ET.Element, path: str, host: HostSettings) -> None:
+    disk = _sub(devices, "disk", type="file", device="disk")
+    _sub(disk, "driver", name="qemu", type="raw", cache="writeback")
+    _add_untouched(disk, path, host)
+    _sub(disk, "target", dev="vda", bus="virtio")
+    _sub(disk, "readonly")
+    _sub(disk, "shareable")
+
+
+def _add_untouched(parent: ET.Element, path: str, host: HostSettings) -> None:
+    source = _sub(parent, "source", file=path)
+    if host.relabels:
+        # else libvirtd chowns the image that all share to QEMU's user, and never gives it back
+        _sub(source, "seclabel", model="dac", relabel="no")
+
+
+def _add_own_disk(devices: ET.Element, own: OwnDisk, host: HostSettings) -> None:
+    disk = _sub(devices, "disk", type="file", device="disk")
+    # Nothing on it outlives the VM, so nothing needs to be on the platter when a guest flushes.
+    _sub(disk, "driver", name="qemu", type=own.format, cache="unsafe")
+    _sub(disk, "source", file=own.path)
+    # The whole chain: libvirt need not look for it, nor chown what the user keeps.
+    above = disk
+    for path, format_ in own.below:
+        above = _sub(above, "backingStore", type="file")
+        _sub(above, "format", type=format_)
+        _add_untouched(above, path, host)
+    _sub(above, "backingStore")
+    _sub(disk, "target", dev="vda", bus="virtio")
+    if own.transient:
+        _sub(disk, "transient", shareBacking="yes")
+    # A virtio disk and no CD-ROM: whoever boots from vda can read vdb, while the kernels of some
+    # cloud images have no driver for an IDE or SATA drive. cloud-init goes by the label.
+    seed = _sub(devices, "disk", type="file", device="disk")
+    _sub(seed, "driver", name="qemu", type="raw")
+    _sub(seed, "source", file=own.seed)
+    _sub(seed, "target", dev="vdb", bus="virtio")
+    _sub(seed, "readonly")
 
 
 def _add_console(devices: ET.Element, host: HostSettings) -> None:
@@ -232,6 +309,8 @@ def parse_identity(text: str) -> Identity:
             host_port=int(found.attrib["host_port"]),
             phase=found.attrib["phase"],
             role=found.attrib.get("role", "replica"),
+            cut=found.attrib.get("cut", ""),
+            protected=found.attrib.get("protected") == "True",
         )
     except (KeyError, ValueError) as error:
         raise DomainXmlError(f"metadata of ours that cannot be read: {error}") from error

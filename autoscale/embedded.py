@@ -7,6 +7,8 @@ root's layout and its qemu.conf; it must not import libvirt.
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -64,6 +66,11 @@ class EmbeddedRoot:
         return EmbeddedRoot(f"{uri}{joint}root={quote(str(folder))}", folder, chosen=False)
 
     @property
+    def logs(self) -> Path:
+        """Where libvirt keeps a log of each domain."""
+        return self.folder / "log" / "qemu"
+
+    @property
     def _setting(self) -> str:
         return "root= in the hypervisor's uri" if self.chosen else "LBCTL_HOME"
 
@@ -87,11 +94,38 @@ class EmbeddedRoot:
                 f" set {self._setting} to a folder you can write"
             ) from error
 
+    def sweep(self, there: Collection[str]) -> set[str]:
+        """Remove what is left of domains whose start a kill -9 cut short: libvirt knows nothing of
+        them any more. `there` names every domain it does know. Returns the names of the others."""
+        lib, run = self.folder / "lib" / "qemu", self.folder / "run" / "qemu"
+        folders = [*lib.glob("domain-*-*"), *lib.glob("channel/target/domain-*-*")]
+        found = {path: path.name.split("-", 2)[2] for path in folders}
+        found |= {path: path.name.removesuffix(".xml.new") for path in run.glob("*.xml.new")}
+        gone = set()
+        for path, name in found.items():
+            if any(known.startswith(name) for known in there):
+                continue  # libvirt cuts long names
+            gone.add(name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return gone
+
+    @property
+    def _owner(self) -> str:
+        """Who has it open, as its lock file says; libvirt writes its process id there."""
+        try:
+            pid = (self.folder / "run/qemu/driver.pid").read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            pid = ""
+        return f"process {pid}" if pid.isdigit() else "another process"
+
     def explain(self, message: str) -> str:
         """libvirt's reason for not opening it → what to do about it."""
         text = message.lower()
         if "driver.pid" in text or "pid file" in text:
-            return f"another process is using {self.folder}: stop it, or set {self._setting}"
+            return f"{self._owner} is using {self.folder}: stop it, or set {self._setting}"
         if "libvirt-qemu" in text:
             return "the user libvirt-qemu is missing: install the package libvirt-daemon-system"
         if "no connection driver" in text:

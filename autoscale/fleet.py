@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import partial
 
 from autoscale.decision import Decision
 from autoscale.domain_xml import Identity
@@ -26,6 +27,8 @@ from autoscale.model import (
 )
 from autoscale.placement import candidates, choose_victim
 from autoscale.reserve import quickest
+from autoscale.rollout import Phase
+from autoscale.turnover import Gap, Scene, Turnover, overdue
 from autoscale.vm import COPIED, SERVING, Role, Vm, is_available
 
 log = logging.getLogger(__name__)
@@ -35,11 +38,23 @@ LEARN_S = 2.0
 boot."""
 
 
+SETTLED_S = 3.0
+"""So long whoever has just come into service has the host's cores to himself: what queued up while
+he was missing is worked off without another start beside it."""
+
+
 class VmFleet(Life):
     """The VMs of one service on all hosts: see `Machines` for what it is made from."""
 
     _ending = False
     """`retire_all` was called for the step to come."""
+    _said_protected = False
+    """That nobody leaves because all who could are spared was told, and is so still."""
+
+    @property
+    def turnover(self) -> Turnover:
+        """What is being replaced; its rollout is an operator's to begin and to end."""
+        return self._turnover
 
     def step(self, decision: Decision, reachable: Collection[str]) -> None:
         """Move towards `decision`. `reachable`: the hosts that were listed in this tick. With one
@@ -49,20 +64,25 @@ class VmFleet(Life):
         self._reserve.wanted = self.shape.standby
         self.advance()
         now = self._clock()
-        missing = decision.desired - sum(vm.serves_or_will for vm in self._vms.values())
-        self._launches.decided(decision, missing)
+        scene = self._scene(decision.desired, now)
+        if not ending:
+            self._follow_rollout(scene)
+        gap = self._gap(scene, ending=ending)
+        self._desired, self._extra = decision.desired, gap.extra
+        self._launches.decided(decision, gap.load)
         if self.all_hosts_seen and self.shape.snapshot and not ending:
             self._ask_what_is_saved(reachable, now)
-        if missing > 0 and self.all_hosts_seen:
-            self._grow(missing, reachable, now)
-        elif missing < 0 and set(reachable) >= set(self._hosts):
-            # one whose creation is under way goes as soon as it can be told: nobody who serves
-            # leaves in its place
-            unborn = sum(vm.state is VmState.DEFINED for vm in self._vms.values())
-            for _ in range(-missing - unborn):
-                self._drain_one(decision.reason, self._load(), now)
+        if gap.load > 0 and self.all_hosts_seen:
+            self._grow(gap.load, reachable, now)
+        elif gap.turn > 0 and self.all_hosts_seen:
+            self._start_in_place(gap.turn, reachable, now)
+        if set(reachable) >= set(self._hosts):
+            self._shrink(gap.surplus, decision.reason, scene)
+            if not ending:
+                self._replace(scene)
         if self.all_hosts_seen:
-            self._keep_reserve(reachable, calm=missing == 0 and not ending, now=now)
+            calm = gap.load <= 0 and gap.surplus == 0 and not ending
+            self._keep_reserve(reachable, calm=calm, kept=max(0, gap.turn), now=now)
 
     def retire_all(self, reason: Reason) -> None:
         """Start draining every VM, those in reserve too: call it before each `step`, with desired
@@ -78,15 +98,99 @@ class VmFleet(Life):
         is still needed. Only for one that is alive."""
         self._drain(self._vms[name], reason, self._clock())
 
+    def new_and_old(self) -> tuple[list[Vm], list[Vm]]:
+        """Replicas that serve or will: those that the last rollout brought, and the others."""
+        alive = [vm for vm in self._vms.values() if vm.serves_or_will]
+        new = [vm for vm in alive if self._turnover.is_new(vm)]
+        return new, [vm for vm in alive if not self._turnover.is_new(vm)]
+
+    def protect(self, name: str, protected: bool) -> None:
+        """Spare this one from scale-ins, rollouts and lifetimes, or no longer. Its metadata says so
+        at once, or once the call that is under way for it is over."""
+        vm = self._vms[name]
+        vm.protected = protected
+        if not vm.busy and not vm.is_marked and vm.state in (VmState.READY, VmState.STANDBY):
+            self._acts.do(vm, self._acts.mark(vm), "mark")
+
+    # --- turning over
+
+    def _scene(self, desired: int, now: float) -> Scene:
+        return Scene(
+            self._vms.values(), self._load(), desired, now, self._wall_clock(),
+            self.shape.max_lifetime_s,
+        )  # fmt: skip
+
+    def _follow_rollout(self, scene: Scene) -> None:
+        rollout = self._turnover.rollout
+        if rollout is not None and rollout.goes_on:
+            self._turnover.look(scene, self._answers, self._generation(rollout.image_to))
+
+    def _gap(self, scene: Scene, *, ending: bool) -> Gap:
+        if not ending:
+            return self._turnover.gap(scene)
+        missing = scene.desired - sum(vm.serves_or_will for vm in self._vms.values())
+        return Gap(missing, 0, max(0, -missing), 0)
+
+    def _start_in_place(self, count: int, reachable: Collection[str], now: float) -> None:
+        """So many more than the load needs, for those that are out of date to leave. Above the
+        maximum too: only the bound of all VMs holds."""
+        rollout = self._turnover.rollout
+        image, reason = self._turnover.next_image(self.shape.image), Reason.MAX_LIFETIME
+        if rollout is not None and rollout.goes_on:
+            back = rollout.phase is Phase.ROLLING_BACK
+            reason = Reason.ROLLBACK if back else Reason.ROLLOUT
+        generation = self._generation(image)
+        stale = self._stale(now)
+        for vm in quickest(self._vms.values(), reachable):
+            if count <= 0:
+                return
+            if not vm.starting and vm.generation == generation and vm.name not in stale:
+                self._promote(vm, now, reason)
+                count -= 1
+        room = self._room_left()
+        if rollout is not None and rollout.tries:
+            many = min(count, room) if self._turnover.gate.allows(now) else 0
+        else:
+            booting = sum(vm.starting and vm.role is Role.REPLICA for vm in self._vms.values())
+            many = self._launches.how_many(count, room, booting, now)
+        for _ in range(many):
+            self._launch(Role.REPLICA, reachable, now, image=image, reason=reason)
+
+    def _replace(self, scene: Scene) -> None:
+        for vm, reason in self._turnover.leaving(scene):
+            self._drain(vm, reason, scene.now)
+            rollout = self._turnover.rollout
+            if rollout is not None and rollout.goes_on:
+                new, old = map(len, self.new_and_old())
+                words = f"{vm.name} leaves; {new} of {new + old} are of {rollout.image_to}"
+                self._about_rollout("rollout.step", reason, words)
+
+    def _stale(self, now: float) -> set[str]:
+        """Standbys that should be others: of another image or cut than is started now, or past
+        their lifetime."""
+        reserved = [vm for vm in self._vms.values() if vm.in_reserve]
+        generation = self._generation(self._standing_image()) if reserved else None
+        scene, cut = self._scene(0, now), self.shape.cut
+        return {
+            vm.name
+            for vm in reserved
+            if (generation is not None and vm.generation and vm.generation != generation)
+            or vm.identity.cut not in ("", cut)
+            or overdue(vm, scene)
+        }
+
     # --- growing
 
     def _grow(self, missing: int, reachable: Collection[str], now: float) -> None:
         """By the quickest way there is: wake, copy, boot."""
-        room = self.max_existing - sum(vm.role is Role.REPLICA for vm in self._vms.values())
+        room = self.max_existing + self._extra
+        room -= sum(vm.role is Role.REPLICA for vm in self._vms.values())
         copies = self._next_is_copy(reachable)
-        for vm in quickest(self._vms.values(), reachable):
+        for vm in quickest(self._vms.values(), reachable, self._stale(now)):
             if missing <= 0 or room <= 0:
                 return
+            if self._turnover.rejected(vm):
+                continue
             if vm.starting and copies:
                 continue  # a copy is there sooner
             self._promote(vm, now)
@@ -111,9 +215,9 @@ class VmFleet(Life):
         """How many VMs may still exist: replicas, standbys, and one that is on its way between."""
         return self.max_existing + self.shape.standby + 1 - len(self._vms)
 
-    def _promote(self, vm: Vm, now: float) -> None:
+    def _promote(self, vm: Vm, now: float, reason: Reason | None = None) -> None:
         """One of the reserve becomes a replica."""
-        vm.role, vm.reason = Role.REPLICA, self._launches.next_reason()
+        vm.role, vm.reason = Role.REPLICA, reason or self._launches.next_reason()
         vm.left_because, vm.adopted = None, False
         if vm.state is VmState.BOOTING:
             self._note("vm.launch", vm, vm.reason, f"{vm.name}, about to be on standby, will serve")
@@ -132,14 +236,24 @@ class VmFleet(Life):
             self._acts.do(vm, self._acts.wake(vm), "wake")
 
     def _launch(
-        self, role: Role, reachable: Collection[str], now: float, host: str | None = None
+        self,
+        role: Role,
+        reachable: Collection[str],
+        now: float,
+        host: str | None = None,
+        *,
+        image: str | None = None,
+        reason: Reason | None = None,
     ) -> None:
+        """`image`: None for the one that stands; `reason`: None for what was decided."""
         host = host or self._next_host(reachable)
         if host is None:
             return
-        reason = Reason.RESERVED if role is not Role.REPLICA else self._launches.next_reason()
+        if reason is None:
+            reason = Reason.RESERVED if role is not Role.REPLICA else self._launches.next_reason()
+        image = self._standing_image() if image is None else image
         uuid = self._new_id()
-        guest = self._snapshot_key()
+        guest = self._snapshot_key(image)
         copied = (
             guest is not None and role is not Role.TEMPLATE and self._snapshots.has(host, guest)
         )
@@ -147,12 +261,13 @@ class VmFleet(Life):
         identity = Identity(
             instance=self._instance,
             service=self.service,
-            generation="",
+            generation=self._generation(image) or "",
             app_port=self.shape.app_port,
             cpu_limit=self.shape.cpu_limit,
             created_at=self._wall_clock(),
             phase=SERVING if key is None else COPIED,
             role=role.value,
+            cut=self.shape.cut,
         )
         vm = Vm(f"{self.service[:12]}-{uuid.hex[:6]}", host, identity, now, now, reason=reason)
         vm.role, vm.introduced = role, key is None
@@ -160,21 +275,36 @@ class VmFleet(Life):
         vm.path = Path.COLD if key is None else Path.SNAPSHOT
         self._vms[vm.name] = vm
         self._note("vm.launch", vm, reason, f"starting {vm.name} on {host} ({role}, {vm.path})")
-        self._acts.do(vm, self._acts.create(vm, uuid, self.shape, self._boot_files, key), "create")
+        files = partial(self._boot_files, image)
+        self._acts.do(vm, self._acts.create(vm, uuid, self.shape, files, key), "create")
 
     # --- the reserve
 
-    def _keep_reserve(self, reachable: Collection[str], *, calm: bool, now: float) -> None:
-        """One thing at a time, and nothing at the price of those that serve."""
+    def _keep_reserve(
+        self, reachable: Collection[str], *, calm: bool, kept: int, now: float
+    ) -> None:
+        """One thing at a time, and nothing at the price of those that serve. `kept`: of the room
+        that is left, for who is to come in another's place."""
+        reachable = self._taking(reachable, serves=False)
         calm = calm and all(
-            vm.state is VmState.READY for vm in self._vms.values() if vm.serves_or_will
+            vm.state is VmState.READY and now - vm.since >= SETTLED_S
+            for vm in self._vms.values()
+            if vm.serves_or_will
         )
         key = self._snapshot_key() if calm else None
+        stale = self._stale(now) if calm else set()
         found = self._reserve.next(
-            self._vms.values(), reachable, key, calm=calm, room=self._room_left(), now=now
+            self._vms.values(),
+            self._taking(reachable),
+            key,
+            calm=calm,
+            room=self._room_left() - kept,
+            now=now,
+            stale=stale,
         )
         if found.drop is not None:
-            self._drop(self._vms[found.drop], now)
+            reason = Reason.STALE if found.drop in stale else Reason.SURPLUS
+            self._drain(self._vms[found.drop], reason, now)
         elif found.start is not None:
             self._launch(found.start, reachable, now, found.host)
 
@@ -206,21 +336,55 @@ class VmFleet(Life):
 
     # --- shrinking
 
-    def _drain_one(self, reason: Reason, load: PoolLoad, now: float) -> None:
-        """The one that is missed least: to the reserve, if it lacks one, else for good."""
-        vms = self._vms.values()
+    def _shrink(self, surplus: int, reason: Reason, scene: Scene) -> None:
+        # one whose creation is under way goes as soon as it can be told: nobody who serves leaves
+        # in its place
+        surplus -= sum(vm.state is VmState.DEFINED for vm in self._dispensable())
+        spared = 0
+        for _ in range(surplus):
+            spared += not self._drain_one(reason, self._load(), scene)
+        if not spared:
+            self._said_protected = False
+        elif not self._said_protected:
+            kept = [vm.name for vm in self._vms.values() if vm.serves_or_will and vm.protected]
+            self._said_protected = bool(kept)
+            if kept:
+                words = f"nobody leaves, though {spared} could: {', '.join(kept)} protected"
+                about = self.service
+                self._note_happening(
+                    Happening("scale.spared", about, about, Reason.PROTECTED, words)
+                )
+
+    def _dispensable(self) -> list[Vm]:
+        """Replicas that may leave for there being too many. New ones on trial are not counted, so
+        they are not too many either."""
+        rollout = self._turnover.rollout
+        tried = rollout is not None and rollout.tries and rollout.can_go_back
+        return [
+            vm
+            for vm in self._vms.values()
+            if vm.serves_or_will and not vm.protected and not (tried and self._turnover.is_new(vm))
+        ]
+
+    def _drain_one(self, reason: Reason, load: PoolLoad, scene: Scene) -> bool:
+        """The one that is missed least: to the reserve, if it lacks one, else for good. Returns
+        whether there is one."""
+        vms = self._dispensable()
+        outdated = {vm.name for vm in vms if self._turnover.outdated(vm, scene) is not None}
+        serving = sum(is_available(vm, load) for vm in self._vms.values())
         waking = next((vm.name for vm in vms if vm.wakes), None)
         name = waking or choose_victim(
-            candidates([vm for vm in vms if vm.role is Role.REPLICA], load, now)
+            candidates(vms, load, scene.now, outdated), old_first=serving > scene.desired
         )
         if name is None:
-            return
+            return False
         vm = self._vms[name]
-        lacking = sum(v.role is Role.STANDBY for v in vms) < self._reserve.wanted
-        if lacking and is_available(vm, load):
-            self._rest(vm, reason, now)
+        lacking = sum(v.role is Role.STANDBY for v in self._vms.values()) < self._reserve.wanted
+        if lacking and is_available(vm, load) and name not in outdated:
+            self._rest(vm, reason, scene.now)
         else:
-            self._drain(vm, reason, now)
+            self._drain(vm, reason, scene.now)
+        return True
 
     def _rest(self, vm: Vm, reason: Reason, now: float) -> None:
         """It finishes its requests, and waits from then on."""

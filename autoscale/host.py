@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from autoscale.domain_xml import Identity, VmSpec
-from autoscale.model import Sample
+from autoscale.model import Reason, Sample
 
 
 class HypervisorError(Exception):
@@ -22,12 +22,52 @@ class HostUnreachable(HypervisorError):
     """No answer from the host, or its connection is lost: nothing is known of its domains."""
 
 
+class HostHeld(HostUnreachable):
+    """Another process acts on our machines there: as long as it does, we must not."""
+
+
 class DomainRefused(HypervisorError):
-    """The host answered, and will not start this domain."""
+    """The host answered, and will not start this domain. Its kinds say in their message what to do
+    about it, and have a reason of their own."""
+
+    reason: ClassVar[Reason] = Reason.LAUNCH_FAILED
+    fix: ClassVar[str] = ""
+
+
+class NoMemory(DomainRefused):
+    """The host has not so much memory to give."""
+
+    reason = Reason.NO_MEMORY
+    fix = "free memory on that host, or lower memory_mib or max of the service"
+
+
+class DiskFull(DomainRefused):
+    """There is no room on the host's disk for what a domain needs there."""
+
+    reason = Reason.DISK_FULL
+    fix = "make room on that host's disk, or move LBCTL_HOME to one that has some"
+
+
+class NoPort(DomainRefused):
+    """No port of the host could be led to the guest."""
+
+    reason = Reason.NO_PORT
+    fix = (
+        "free ports of 127.0.0.1 on that host (`ss -tln` shows who has them), or widen"
+        " net.ipv4.ip_local_port_range"
+    )
 
 
 class ImageUnavailable(DomainRefused):
     """There is nothing to start it from."""
+
+    reason = Reason.IMAGE_GONE
+
+
+class ImageLost(ImageUnavailable):
+    """It was there when it was looked for, and not when the host opened it."""
+
+    fix = "put the image back where that host can read it: `lbctl image list` says which there are"
 
 
 class SnapshotUnusable(DomainRefused):
@@ -82,6 +122,35 @@ class HostInfo:
     """Why no copies can be started of a saved guest there; empty: they can."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How the calls to a host have gone since the start of the process."""
+
+    answered: int = 0
+    refused: int = 0
+    """Answered with an error."""
+    lost: int = 0
+    """Not to be asked: there was no connection, or it broke."""
+    timed_out: int = 0
+    """Not answered in time."""
+    hanging: int = 0
+    """Calls that have not returned yet, long after anybody waited for them: a thread each."""
+    silent_s: float | None = None
+    """For how long it has not answered; None: the last call was answered."""
+    holder: str = ""
+    """Who acts on our machines there in our place; empty: nobody."""
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """All of them, by what became of each."""
+        return {
+            "ok": self.answered,
+            "error": self.refused,
+            "lost": self.lost,
+            "timeout": self.timed_out,
+        }
+
+
 class Hypervisor(Protocol):
     """One libvirt host. Every coroutine raises HypervisorError and nothing else."""
 
@@ -91,6 +160,10 @@ class Hypervisor(Protocol):
     @property
     def info(self) -> HostInfo | None:
         """What the last connection found there; None before the first."""
+
+    @property
+    def contact(self) -> Contact:
+        """How the calls to it have gone."""
 
     async def open(self) -> HostInfo:
         """Connect (again, where the connection was lost) and say what is there."""

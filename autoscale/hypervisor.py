@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -21,10 +20,11 @@ import libvirt
 import libvirt_qemu
 
 from autoscale import addresses, agent, counters, domain_xml, verdicts
+from autoscale.belongings import Belongings, free_port
 from autoscale.changes import Changes
-from autoscale.console import Consoles
 from autoscale.domain_xml import DomainXmlError, HostSettings, Identity, VmSpec
 from autoscale.embedded import EmbeddedRoot
+from autoscale.hold import Hold, this_process
 from autoscale.host import (
     Domain,
     DomainRefused,
@@ -85,11 +85,12 @@ class LibvirtHypervisor(Link):
         self._embedded = EmbeddedRoot.of(uri, home)
         super().__init__(name, self._embedded.uri if self._embedded else uri, call_timeout, clock)
         self._instance = instance
-        self._consoles = Consoles(home / "console", name)
-        self._agents = agent.AgentSockets(home / "agent")
+        self._belongings = Belongings(home, name, instance, clock, _or_none, self._embedded)
         self._store = SavedStore(home / "saved" / name)
         self._is_test = uri.startswith("test:")
         self._local_files = self._embedded is not None or uri.startswith("qemu:///session")
+        if self._embedded is None and not self._is_test:  # those no other process can reach
+            self._hold = Hold(name, instance, this_process(), clock, libvirt.libvirtError)
         self._domain_type = domain_type
         self._network = network
         if network == "auto":
@@ -142,7 +143,7 @@ class LibvirtHypervisor(Link):
             self._domain_type,
             is_test=self._is_test,
             local_files=self._local_files,
-            agent_fits=self._agents.fit,
+            agent_fits=self._belongings.agents.fit,
         )
         said = describe(conn, asked, _or_none)
         self._relabels, self._fifo = said.relabels, said.by_fifo
@@ -157,10 +158,12 @@ class LibvirtHypervisor(Link):
                 raise NoSuchDomain(_line(error)) from error
             if verdicts.is_lost(code) and not self._embedded:
                 raise HostUnreachable(f"{self._name}: {_line(error)}") from error
-            raise HypervisorError(f"{self._name}: {_line(error)}") from error
+            words = f"{self._name}: {_line(error)}"
+            raise verdicts.shortage(words) or HypervisorError(words) from error
         except (OSError, ValueError) as error:
-            # no file descriptor left for a port or a console, or a text that is not XML
-            raise HypervisorError(f"{self._name}: {_line(error)}") from error
+            # no room for a console, no file descriptor left, or a text that is not XML
+            words = f"{self._name}: {_line(error)}"
+            raise verdicts.own_refusal(error, words) or HypervisorError(words) from error
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         self._changes.tell(callback)
@@ -196,9 +199,11 @@ class LibvirtHypervisor(Link):
                     )
                 )
         self._known.listed(seen)
+        # not only ours: what is there is not swept; here, one that has just gone is not there
+        met = {known.name for known in seen.values()}
+        names = met if self._local_files else {dom.name() for dom, _ in rows}
+        self._belongings.sweep(conn, names, local=self._local_files)
         if not self._swept and self._local_files:
-            # of machines that ended while nobody ran: no event will ever tell of them
-            self._consoles.sweep({domain.name for domain in found})
             self._store.sweep()
             self._swept = True
         return tuple(found)
@@ -259,7 +264,9 @@ class LibvirtHypervisor(Link):
             self._store.discard(key)
             raise SnapshotUnusable(str(refused)) from error
         except (Damaged, OSError, ValueError) as error:
-            self._consoles.remove(spec.name)
+            self._belongings.remove(self._conn, spec.name)
+            if verdicts.own_refusal(error, "") is not None:
+                raise  # the disk is full, or the like: the file is not to blame
             self._store.discard(key)
             raise SnapshotUnusable(f"{self._name}: {_line(error)}") from error
 
@@ -267,36 +274,47 @@ class LibvirtHypervisor(Link):
         conn = self._live()
         if self._info is None:
             raise HostUnreachable(f"{self._name}: not connected")
-        settings = HostSettings(
-            domain_type=self._info.domain_type,
-            network=self._network,
-            console_log=self._consoles.prepare(spec.name) if self._local_files else "",
-            agent_socket=self._agents.prepare(spec.name) if self._local_files else "",
-            relabels=self._relabels,
-        )
+        settings: HostSettings | None = None
         identity = spec.identity
         for attempt in range(1, PORT_TRIES + 1):
             if self._network == "user":
-                identity = replace(identity, host_port=_free_port())
+                identity = replace(identity, host_port=free_port())
             try:
+                settings = settings or self._settings(conn, spec, self._info)
                 dom = start(conn, replace(spec, identity=identity), settings)
+            except OSError:
+                self._belongings.remove(conn, spec.name)
+                raise
             except libvirt.libvirtError as error:
                 # between our look and QEMU's bind somebody else may have taken the port
                 if "host forwarding rule" in str(error) and attempt < PORT_TRIES:
                     continue
-                self._consoles.remove(spec.name)
                 told = error.get_error_code(), error.get_error_domain()
                 if not self._embedded and verdicts.is_creation_lost(*told, bool(conn.isAlive())):
                     raise HostUnreachable(f"{self._name}: {_line(error)}") from error
-                raise DomainRefused(f"{self._name} refuses {spec.name}: {_line(error)}") from error
+                self._belongings.remove(conn, spec.name)
+                words = f"{self._name} refuses {spec.name}: {_line(error)}"
+                raise verdicts.refusal(words, (spec.kernel, spec.initrd, spec.disk)) from error
             if not wanted():
                 # nobody counts it any more: left alone, it would be one more than max allows
                 dom.destroyFlags(0)
-                self._consoles.remove(spec.name)
+                self._belongings.remove(conn, spec.name)
                 raise DomainRefused(f"{self._name}: {spec.name} came too late")
             self._known.learn(dom.UUIDString(), Known(spec.name, identity))
             return identity
         raise AssertionError("unreachable")
+
+    def _settings(self, conn: Any, spec: VmSpec, info: HostInfo) -> HostSettings:
+        """With all made that the VM has beside its domain."""
+        kept = self._belongings.prepare(conn, spec, local=self._local_files)
+        return HostSettings(
+            domain_type=info.domain_type,
+            network=self._network,
+            console_log=kept.console_log,
+            agent_socket=kept.agent_socket,
+            relabels=self._relabels,
+            own_disk=kept.own_disk,
+        )
 
     # --- saved guests
 
@@ -313,7 +331,7 @@ class LibvirtHypervisor(Link):
         if why := self._no_copies():
             raise HypervisorError(f"{self._name} saves no guests: {why}")
         await self._while_waited_for(lambda wanted: self._save(domain, key, wanted))
-        self._consoles.remove(domain)
+        self._belongings.consoles.remove(domain)
 
     def _no_copies(self) -> str:
         return self._info.copies if self._info is not None else f"{self._name}: not connected"
@@ -374,10 +392,10 @@ class LibvirtHypervisor(Link):
             if ip := addresses.first_ipv4(told):
                 return f"{ip}:{identity.app_port}"
         network = addresses.network_of(self._network)
-        if network is None or self._is_test:
+        if network is None:
             return None
         xml = _or_none(lambda: self._live().networkLookupByName(network).XMLDesc(0))
-        ip = addresses.reserved(xml, name, addresses.macs(dom.XMLDesc(0))) if xml else None
+        ip = addresses.reserved(xml, addresses.macs(dom.XMLDesc(0))) if xml else None
         return f"{ip}:{identity.app_port}" if ip else None
 
     async def set_cpu_limit(self, domain: str, cores: float | None) -> None:
@@ -385,20 +403,24 @@ class LibvirtHypervisor(Link):
 
     def _set_cpu_limit(self, name: str, cores: float | None) -> None:
         dom = self._ours(name)
-        self._schedule(dom, counters.quota_of(cores, dom.maxVcpus()))
+        self._schedule(dom, lambda: counters.quota_of(cores, dom.maxVcpus()))
         self._known.change(dom.UUIDString(), limit_cores=cores)
 
     async def set_cpu_weight(self, domain: str, weight: int) -> None:
         await self._call(lambda: self._set_cpu_weight(domain, weight))
 
     def _set_cpu_weight(self, name: str, weight: int) -> None:
-        dom = self._ours(name)
-        in_force = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE).get("cpu_shares")
-        self._schedule(dom, {"cpu_shares": counters.weight_of(weight, in_force or weight)})
+        dom, live = self._ours(name), libvirt.VIR_DOMAIN_AFFECT_LIVE
 
-    def _schedule(self, dom: Any, parameters: dict[str, int]) -> None:
+        def parameters() -> dict[str, int]:
+            in_force = dom.schedulerParametersFlags(live).get("cpu_shares")
+            return {"cpu_shares": counters.weight_of(weight, in_force or weight)}
+
+        self._schedule(dom, parameters)
+
+    def _schedule(self, dom: Any, parameters: Callable[[], dict[str, int]]) -> None:
         try:
-            dom.setSchedulerParametersFlags(parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            dom.setSchedulerParametersFlags(parameters(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
         except libvirt.libvirtError as error:
             if verdicts.cannot_limit(error.get_error_code(), str(error)):
                 reason = f"{self._name} cannot limit CPU: {_line(error)}"
@@ -425,33 +447,36 @@ class LibvirtHypervisor(Link):
         )
 
     async def destroy(self, domain: str) -> None:
-        with contextlib.suppress(NoSuchDomain):
-            await self._call(lambda: self._destroy(domain))
-        self._consoles.remove(domain)
-        self._agents.remove(domain)
+        await self._call(lambda: self._destroy(domain))
 
     def _destroy(self, name: str) -> None:
-        dom = self._ours(name)
+        conn = self._live()
+        with contextlib.suppress(NoSuchDomain):
+            self._translated(lambda: self._destroyed(self._ours(name)))
+        self._belongings.remove(conn, name)
+
+    def _destroyed(self, dom: Any) -> None:
+        kept = dom.isPersistent()  # ours are not: somebody defined it, and off it would stay
         try:
-            dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
+            if dom.isActive():
+                dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return
             dom.destroyFlags(0)
+        if kept:
+            dom.undefine()
 
     async def console_tail(self, domain: str, lines: int = 20) -> str:
         if not self._local_files:
             return ""
-        return await self._call(lambda: self._consoles.tail(domain, lines))
+        return await self._call(lambda: self._belongings.consoles.tail(domain, lines))
 
 
-def _limit_in_force(dom: Any) -> float | None:
+def _limit_in_force(dom: Any) -> Any:
     """The CPU limit a domain already has, in cores: an adopted one may be limited."""
-    try:
-        parameters = dom.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        return counters.limit_of(parameters, dom.maxVcpus())
-    except libvirt.libvirtError:
-        return None
+    flag = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    return _or_none(lambda: counters.limit_of(dom.schedulerParametersFlags(flag), dom.maxVcpus()))
 
 
 def _or_none(ask: Callable[[], Any]) -> Any:
@@ -467,12 +492,6 @@ def _power(dom: Any) -> PowerState:
 
 def _set_time(dom: Any) -> None:
     dom.setTime(agent.time_of(time.time_ns()), 0)
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _line(error: Any) -> str:

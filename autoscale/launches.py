@@ -1,4 +1,4 @@
-"""How many VMs may be started now, where, and for what reason: what `fleet` asks before it launches.
+"""How many VMs may be started now, where, and for what reason: what `fleet` asks before launching.
 
 Owns the gates that failed launches close, and the count of those that only replace a lost one. It
 must not start anything. There is one gate for the service, which counts boots that never get ready
@@ -39,8 +39,10 @@ class Launches:
 
     def __init__(self) -> None:
         self.gate = LaunchGate()
-        self.hosts: dict[str, LaunchGate] = {}
-        """Of those that refused one, and took none since."""
+        self._hosts: dict[str, LaunchGate] = {}
+        """Of those that refused a replica, and started nothing since."""
+        self._spare: dict[str, LaunchGate] = {}
+        """The same for the reserve: a standby that was refused must not hold up a replica."""
         self._said = False
         self._to_replace = 0
         self._reason = Reason.BELOW_MIN
@@ -62,11 +64,11 @@ class Launches:
             missing = 0 if booting else 1
         return min(missing, room)
 
-    def takes(self, host: str, now: float, *, asked: bool) -> bool:
+    def takes(self, host: str, now: float, *, asked: bool, serves: bool = True) -> bool:
         """Whether one may be started there now. `asked`: a start there is not answered yet; a host
-        that refused is asked for one at a time."""
-        gate = self.hosts.get(host)
-        return gate is None or (gate.allows(now) and not asked)
+        that refused is asked for one at a time. `serves`: a replica, not one for the reserve."""
+        gates = [self._hosts.get(host), None if serves else self._spare.get(host)]
+        return all(gate is None or (gate.allows(now) and not asked) for gate in gates)
 
     def next_reason(self) -> Reason:
         """Why the one that is started now is started. Those lost come first."""
@@ -87,17 +89,17 @@ class Launches:
 
     def refused(
         self, host: str, now: float, why: str, *, hosts: Collection[str], serves: bool
-    ) -> None:
-        """This host would not start one. `hosts`: all that could be asked. `serves`: it was for a
-        replica, whose failures stop the service's launches."""
-        self.hosts[host] = self.hosts.get(host, LaunchGate()).failed(now, why)
-        if serves and all(name in self.hosts for name in hosts):
-            self.failed(now, why)
+    ) -> bool:
+        """This host would not start one. `hosts`: all that could be asked. Returns whether every
+        one of them has refused: no host's trouble any more, and for the gate of who wanted it."""
+        gates = self._hosts if serves else self._spare
+        gates[host] = gates.get(host, LaunchGate()).failed(now, why)
+        return all(name in gates for name in hosts)
 
     def taken(self, host: str) -> bool:
         """This host started one. Returns whether launches there had stopped."""
-        gate = self.hosts.pop(host, None)
-        return gate is not None and gate.is_open
+        gates = [self._hosts.pop(host, None), self._spare.pop(host, None)]
+        return any(gate is not None and gate.is_open for gate in gates)
 
     def succeeded(self) -> bool:
         """One got ready. Returns whether launching had stopped."""
@@ -109,11 +111,15 @@ class Launches:
 
     def pauses(self, now: float) -> tuple[Pause, ...]:
         """The service's first, then the hosts' by name; none where all is well."""
-        found = [(None, self.gate)] if self.gate.failures else []
-        gates = [*found, *sorted(self.hosts.items())]
+        found: list[tuple[str | None, LaunchGate]] = []
+        if self.gate.failures:
+            found.append((None, self.gate))
+        for host in sorted({*self._hosts, *self._spare}):
+            gates = [by[host] for by in (self._hosts, self._spare) if host in by]
+            found.append((host, max(gates, key=lambda gate: gate.not_before)))
         return tuple(
             Pause(host, gate.failures, gate.is_open, max(0.0, gate.not_before - now), gate.why)
-            for host, gate in gates
+            for host, gate in found
         )
 
     def breaker_words(self, now: float) -> str | None:
@@ -127,12 +133,15 @@ class Launches:
             f" {self.gate.not_before - now:.0f} s, then one to try{last}"
         )
 
-    def host_words(self, host: str, now: float) -> str | None:
-        """To be said when a host has just refused: at the first of them, and where they stop."""
-        gate = self.hosts[host]
+    def host_words(self, host: str, now: float, *, serves: bool) -> str | None:
+        """To be said when a host has just refused: at the first in a row, and where they stop."""
+        gate = (self._hosts if serves else self._spare)[host]
         wait = f"{gate.not_before - now:.0f} s"
         if gate.failures == 1:
             return f"no launch on {host} for {wait}, and longer each time: {gate.why}"
         if gate.failures == BREAKER_AFTER:
-            return f"{gate.failures} launches in a row failed on {host}: none there for {wait}"
+            return (
+                f"{gate.failures} launches in a row failed on {host}: none there for {wait}, then"
+                f" one to try; the last: {gate.why}"
+            )
         return None

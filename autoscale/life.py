@@ -6,7 +6,16 @@ who leaves: that is `fleet`'s.
 
 from __future__ import annotations
 
-from autoscale.host import HypervisorError, LimitUnsupported, PowerState, SnapshotUnusable
+from autoscale.addresses import no_address_fix
+from autoscale.host import (
+    DiskFull,
+    DomainRefused,
+    HypervisorError,
+    LimitUnsupported,
+    NoMemory,
+    PowerState,
+    SnapshotUnusable,
+)
 from autoscale.machines import Machines
 from autoscale.model import Path, PoolLoad, Reason, VmState
 from autoscale.reserve import LOW_WEIGHT, USUAL_WEIGHT
@@ -63,8 +72,8 @@ class Life(Machines):
         elif vm.role is not Role.REPLICA and vm.checked:
             vm.move(VmState.READY, now)
             self._advance_reserved(vm, load, now)
-        elif now - vm.since > self.boot_limit_s(vm):
-            self._fail(vm, Reason.BOOT_TIMEOUT, now)
+        elif now - vm.since > self.boot_limit_s(vm) and vm.host not in self._silent:
+            self._never_ready(vm, now)
         elif vm.role is Role.REPLICA and vm.weight == LOW_WEIGHT:
             self._acts.do(vm, self._acts.weigh(vm, USUAL_WEIGHT), "weigh")  # it is wanted now
         elif vm.role is not Role.REPLICA and vm.weight is None:
@@ -72,13 +81,22 @@ class Life(Machines):
         elif vm.address is None or not vm.introduced or vm.role is not Role.REPLICA:
             self._acts.do(vm, self._acts.prepare(vm), "prepare")
 
+    def _never_ready(self, vm: Vm, now: float) -> None:
+        if vm.address is not None:
+            self._fail(vm, Reason.BOOT_TIMEOUT, now)
+            return
+        info = self._hosts[vm.host].info
+        self._fail(vm, Reason.NO_ADDRESS, now, no_address_fix(info.network if info else ""))
+
     def _serves(self, vm: Vm, now: float) -> None:
         took = now - vm.started_at
         if not vm.adopted:
             self._activations.add(vm.path, took)
             self._activated(vm.path, took)
-            if vm.path is not Path.STANDBY:
-                self._launches.succeeded()
+            if vm.path is not Path.STANDBY and self._launches.succeeded():
+                self._note(
+                    "breaker.closed", vm, Reason.BREAKER_CLOSED, f"{vm.name} serves: launches go on"
+                )
         self._note(
             "vm.ready",
             vm,
@@ -104,7 +122,7 @@ class Life(Machines):
         elif vm.weight == LOW_WEIGHT:
             # before the metadata says replica: a successor takes a replica's for the usual one
             self._acts.do(vm, self._acts.weigh(vm, USUAL_WEIGHT), "weigh")
-        elif vm.identity.role != vm.role or vm.identity.phase != SERVING:
+        elif vm.identity.phase != SERVING or not vm.is_marked:
             self._acts.do(vm, self._acts.mark(vm), "mark")
         elif limit is not None:
             self._acts.do(vm, self._acts.limit(vm, limit), "limit CPU")
@@ -134,6 +152,10 @@ class Life(Machines):
         if vm.role is Role.STANDBY:
             if vm.power == PowerState.RUNNING and now - vm.since > AWAKE_S:
                 self._acts.do(vm, self._acts.rest(vm), "suspend")
+            elif vm.weight == LOW_WEIGHT:
+                self._acts.do(vm, self._acts.weigh(vm, USUAL_WEIGHT), "weigh")
+            elif not vm.is_marked:
+                self._acts.do(vm, self._acts.mark(vm), "mark")
         else:
             self._acts.do(vm, self._acts.wake(vm), "wake")
 
@@ -161,14 +183,19 @@ class Life(Machines):
 
     def created(self, vm: Vm) -> None:
         vm.created_at = self._clock()
+        if self._launches.taken(vm.host):
+            words = f"{vm.host} started {vm.name}: launches go on there"
+            self._about_host("breaker.closed", vm.host, Reason.BREAKER_CLOSED, words)
         if vm.state is VmState.DEFINED:
             vm.move(VmState.BOOTING, vm.created_at)
+            self._note("vm.booting", vm, vm.reason, f"{vm.name} exists on {vm.host}, and starts")
 
     def not_created(self, vm: Vm, error: Exception, *, exists: bool) -> None:
         now = self._clock()
         vm.created_at = now
         if vm.state is not VmState.FAILED:  # a listing may have shown it dead before the answer
-            self._fail(vm, Reason.LAUNCH_FAILED, now, detail=str(error))
+            reason = error.reason if isinstance(error, DomainRefused) else Reason.LAUNCH_FAILED
+            self._fail(vm, reason, now, detail=str(error))
         # one that may exist is kept as failed and destroyed until a listing shows that it is gone
         if not exists:
             self._forget(vm, now)
@@ -227,7 +254,8 @@ class Life(Machines):
     def not_saved(self, vm: Vm, key: str, error: HypervisorError) -> None:
         now = self._clock()
         self._snapshots.failed(vm.host, key, now)
-        self._note("snapshot.failed", vm, Reason.NO_SNAPSHOTS, f"{error}; booting goes on")
+        reason = error.reason if isinstance(error, DiskFull | NoMemory) else Reason.NO_SNAPSHOTS
+        self._note("snapshot.failed", vm, reason, f"{error}; booting goes on")
         if vm.state is VmState.READY:
             self._drop(vm, now)
 

@@ -1,5 +1,5 @@
-"""One connection to a hypervisor that may be lost and comes back: who opens it, when, and how long
-a call over it is waited for.
+"""One connection to a hypervisor that may be lost and comes back: who opens it, when, how long a
+call over it is waited for, and how its calls have gone.
 
 `LibvirtHypervisor` builds on it. It must not know libvirt: opening, letting go and what an error
 means are the subclass's.
@@ -8,13 +8,18 @@ means are the subclass's.
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from autoscale.host import HostInfo, HostUnreachable, HypervisorError
+from autoscale.backoff import Reconnect
+from autoscale.hold import Hold
+from autoscale.host import Contact, HostHeld, HostInfo, HostUnreachable, HypervisorError
 from autoscale.threads import NoAnswer, TimedCalls
 
 T = TypeVar("T")
@@ -22,11 +27,26 @@ T = TypeVar("T")
 THREADS = 4
 """Per host. A call that hangs costs one; with all of them hanging the host is unreachable."""
 
-RECONNECT_S = 2.0
+ASK_AGAIN_S = 5.0
+"""So often a host whose machines another process holds is asked whether it still does."""
+
+
+class Outcome(StrEnum):
+    """What became of a call."""
+
+    OK = "ok"
+    ERROR = "error"
+    LOST = "lost"
+    TIMEOUT = "timeout"
 
 
 class Link(ABC):
-    """Its coroutines raise HypervisorError and nothing else; other methods block, on threads."""
+    """Its coroutines raise HypervisorError and nothing else; other methods block, on threads.
+
+    A connection is opened by one thread at a time, and no other waits for it. One that hangs in
+    opening for longer than any call is waited for is left to itself: the next one tries anew.
+    Whichever gets a connection first, that is it, and what the other may still get is let go.
+    """
 
     def __init__(
         self,
@@ -34,16 +54,28 @@ class Link(ABC):
         uri: str,
         call_timeout: float,
         clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._name = name
         self._uri = uri
         self._clock = clock
+        self._jitter = jitter
+        self._patience_s = call_timeout
         self._calls = TimedCalls(THREADS, f"libvirt-{name}", call_timeout)
         self._closed = False
-        self._connecting = threading.Lock()
         self._conn: Any = None
         self._info: HostInfo | None = None
-        self._tried_at, self._trouble = -RECONNECT_S, ""
+        self._hold: Hold | None = None
+        """Who acts there, where many processes could: asked before every call."""
+        self._lock = threading.Lock()
+        """Around all that follows. Nothing that could block is done inside."""
+        self._turn, self._turn_since = 0, -1.0
+        """Number of the attempt to connect, and since when it is under way; < 0: it is not."""
+        self._retry = Reconnect()
+        self._trouble: HypervisorError | None = None
+        # of the event loop's thread
+        self._outcomes: Counter[Outcome] = Counter()
+        self._silent_since: float | None = None
 
     @property
     def name(self) -> str:
@@ -52,6 +84,19 @@ class Link(ABC):
     @property
     def info(self) -> HostInfo | None:
         return self._info
+
+    @property
+    def contact(self) -> Contact:
+        trouble, silent = self._trouble, self._silent_since
+        return Contact(
+            answered=self._outcomes[Outcome.OK],
+            refused=self._outcomes[Outcome.ERROR],
+            lost=self._outcomes[Outcome.LOST],
+            timed_out=self._outcomes[Outcome.TIMEOUT],
+            hanging=self._calls.hung,
+            silent_s=None if silent is None else self._clock() - silent,
+            holder=str(trouble) if isinstance(trouble, HostHeld) else "",
+        )
 
     @abstractmethod
     def _opened_anew(self) -> tuple[Any, HostInfo]:
@@ -72,69 +117,132 @@ class Link(ABC):
         conn, self._conn, self._info = self._conn, None, None
         if conn is not None:
             with contextlib.suppress(HypervisorError):
-                await self._run(lambda: self._let_go(conn))
+                await self._run(lambda: self._end(conn))
         self._calls.close()
 
+    def _end(self, conn: Any) -> None:
+        try:
+            if self._hold is not None:
+                self._hold.release(conn)
+        finally:
+            self._let_go(conn)
+
     def _opened(self) -> HostInfo:
-        with self._connecting:
-            if not self._alive():
-                self._connect()
-            if self._info is None:
-                raise HostUnreachable(f"{self._name}: the connection is closed")
-            return self._info
+        """Connect at once, however lately that failed."""
+        with self._lock:
+            self._retry = Reconnect()
+        self._connected()
+        if self._info is None:
+            raise self._is_closed()
+        return self._info
 
     def _alive(self) -> Any:
         """The connection, None where it is lost."""
         conn = self._conn
         return conn if conn is not None and conn.isAlive() else None
 
-    def _connect(self) -> Any:
-        """Only with `_connecting` held: two at once would leave one connection nobody closes."""
-        dead, self._conn = self._conn, None
-        if dead is not None:
-            self._let_go(dead)
-        conn, info = self._opened_anew()
-        self._info, self._conn = info, conn
-        if self._closed:
-            self._info, self._conn = None, None
-            self._let_go(conn)
-            raise HostUnreachable(f"{self._name}: the connection is closed")
-        return conn
+    def _connected(self) -> Any:
+        """The connection, opened again where it was lost, as often as `Reconnect` allows."""
+        with self._lock:
+            if conn := self._alive():
+                return conn
+            turn, dead = self._begin()
+        return self._connect(turn, dead)
 
     def _live(self) -> Any:
-        """The connection, opened again where it was lost, at most every RECONNECT_S."""
-        if conn := self._alive():
-            return conn
-        # not waited for: a connect that hangs shall cost one thread, not all
-        if not self._connecting.acquire(blocking=False):
-            raise HostUnreachable(f"{self._name}: connecting to {self._uri}")
+        """The connection, where we are the ones who act there."""
+        conn = self._connected()
         try:
-            if conn := self._alive():
-                return conn  # another thread was faster
-            if (now := self._clock()) - self._tried_at < RECONNECT_S:
-                raise HostUnreachable(self._trouble or f"{self._name}: not connected")
-            self._tried_at, self._trouble = now, ""
-            try:
-                return self._translated(self._connect)
-            except HypervisorError as error:
-                self._trouble = str(error)
-                raise
-        finally:
-            self._connecting.release()
+            if self._hold is not None and self._info is not None:
+                self._hold.keep(conn, self._info.domain_type)
+        except HostHeld as error:
+            self._give_up(conn, error)
+            raise
+        return conn
+
+    def _begin(self) -> tuple[int, Any]:
+        """Take a turn at connecting; the dead connection is the caller's to let go."""
+        now = self._clock()
+        if self._closed:
+            raise self._is_closed()
+        if self._turn_since >= 0 and now - self._turn_since < self._patience_s:
+            raise HostUnreachable(f"{self._name}: connecting to {self._uri}")
+        if not self._retry.allows(now):
+            kind = HostHeld if isinstance(self._trouble, HostHeld) else HostUnreachable
+            raise kind(str(self._trouble))
+        self._turn, self._turn_since = self._turn + 1, now
+        dead, self._conn = self._conn, None
+        return self._turn, dead
+
+    def _connect(self, turn: int, dead: Any) -> Any:
+        if dead is not None:
+            self._let_go(dead)
+        try:
+            conn, info = self._translated(self._opened_anew)
+        except HypervisorError as error:
+            with self._lock:
+                if turn == self._turn:
+                    self._turn_since = -1.0
+                    self._failed(error)
+            raise
+        with self._lock:
+            if turn == self._turn:
+                self._turn_since = -1.0
+            if not self._closed and (faster := self._alive()) is None:
+                self._conn, self._info = conn, info
+                self._retry, self._trouble = Reconnect(), None
+                return conn
+        self._let_go(conn)
+        if self._closed:
+            raise self._is_closed()
+        return faster
+
+    def _give_up(self, conn: Any, error: HostHeld) -> None:
+        """This connection is not ours to act over any more."""
+        with self._lock:
+            if self._conn is not conn:
+                return
+            self._conn = None
+            self._failed(error)
+        self._let_go(conn)
+
+    def _failed(self, error: HypervisorError) -> None:
+        now, self._trouble = self._clock(), error
+        if isinstance(error, HostHeld):
+            self._retry = Reconnect(0, now + ASK_AGAIN_S)
+        else:
+            self._retry = self._retry.failed(now, self._jitter())
+
+    def _is_closed(self) -> HostUnreachable:
+        return HostUnreachable(f"{self._name}: the connection is closed")
 
     # --- calling
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Run a blocking call on our threads, within the time limit, errors translated."""
         if self._closed:
-            raise HostUnreachable(f"{self._name}: the connection is closed")
+            raise self._is_closed()
         return await self._run(work)
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:
-            return await self._calls.call(lambda: self._translated(work))
+            result = await self._calls.call(lambda: self._translated(work))
         except NoAnswer as error:
+            self._count(Outcome.TIMEOUT)
             raise HostUnreachable(f"{self._name}: {error}") from error
+        except HypervisorError as error:
+            lost = isinstance(error, HostUnreachable)
+            self._count(Outcome.LOST if lost else Outcome.ERROR)
+            raise
+        self._count(Outcome.OK)
+        return result
+
+    def _count(self, outcome: Outcome) -> None:
+        self._outcomes[outcome] += 1
+        if outcome in (Outcome.OK, Outcome.ERROR):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._clock()
 
     async def _while_waited_for(self, work: Callable[[Callable[[], bool]], T]) -> T:
         """`_call` it; what it is given says whether somebody still waits for what comes of it."""

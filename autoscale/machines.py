@@ -14,9 +14,10 @@ from autoscale.activations import Activations
 from autoscale.acts import Acts, Check, Spawn, Told
 from autoscale.backoff import LaunchGate
 from autoscale.host import Domain, Hypervisor, HypervisorError, ImageUnavailable, PowerState
-from autoscale.launches import Launches
+from autoscale.launches import Launches, Pause
 from autoscale.limits import CpuLimits
 from autoscale.model import (
+    Answers,
     EventKind,
     Fleet,
     Happening,
@@ -30,11 +31,14 @@ from autoscale.model import (
     Way,
 )
 from autoscale.placement import choose_host, rooms
-from autoscale.reserve import Reserve, quickest
+from autoscale.reserve import LOW_WEIGHT, Reserve, quickest
+from autoscale.rollout import Rollout
 from autoscale.snapshots import Snapshots, key_of
+from autoscale.turnover import Turnover
 from autoscale.vm import (
     COPIED,
     FAILURE_WORDS,
+    REFUSALS,
     BootFiles,
     Role,
     Vm,
@@ -65,7 +69,7 @@ class Machines(Told):
         service: str,
         hosts: Mapping[str, Hypervisor],
         shape: VmShape,
-        boot_files: Callable[[], BootFiles],
+        boot_files: Callable[[str], BootFiles],
         *,
         instance: str,
         max_existing: int,
@@ -79,6 +83,8 @@ class Machines(Told):
         check: Check,
         new_seed: Callable[[], bytes],
         activated: Callable[[Path, float], None] = lambda _path, _seconds: None,
+        answers: Callable[[str], Answers | None] = lambda _backend: None,
+        rolled: Callable[[Rollout | None], None] = lambda _rollout: None,
     ) -> None:
         self.service = service
         self.shape = shape
@@ -95,13 +101,21 @@ class Machines(Told):
         self._load = load
         self._note_happening = note
         self._activated = activated
+        self._answers = answers
         self._vms: dict[str, Vm] = {}
         self._acts = Acts(hosts, self, spawn, check, new_seed)
         self._launches = Launches()
         self._activations = Activations()
         self._limits = CpuLimits()
         self._reserve = Reserve()
+        self._turnover = Turnover(self._about_rollout, rolled)
+        self._desired, self._extra = 0, 0
+        """What the last step went by: so many for the load, and so many more for a turnover."""
         self._seen_hosts: set[str] = set()
+        self._heard_at: dict[str, float] = {}
+        """When each host was listed last."""
+        self._silent: set[str] = set()
+        """Hosts that were asked after that, and did not answer."""
         self._asking: dict[str, float] = {}
         """Hosts that are being asked what is saved there, and since when."""
         self.on_news: Callable[[], None] = lambda: None
@@ -112,8 +126,21 @@ class Machines(Told):
     def counts(self) -> Fleet:
         """How many there are, by state, a launch under way included; and how more could come."""
         return count(
-            self.service, self._vms.values(), self._load(), self.gate.failures, self._ways()
+            self.service,
+            self._vms.values(),
+            self._load(),
+            self.gate.failures,
+            self._ways(),
+            self._surge(),
         )
+
+    def _surge(self) -> int:
+        """So many are there only until those they replace have left."""
+        on_trial = self._turnover.on_trial(self._vms.values())
+        if on_trial:
+            return on_trial
+        alive = sum(vm.serves_or_will for vm in self._vms.values())
+        return max(0, min(self._extra, alive - self._desired))
 
     def ready_names(self) -> tuple[str, ...]:
         return tuple(
@@ -142,6 +169,10 @@ class Machines(Told):
     @property
     def gate(self) -> LaunchGate:
         return self._launches.gate
+
+    def pauses(self) -> tuple[Pause, ...]:
+        """Launches that wait, because those before them failed: the service's, or a host's."""
+        return self._launches.pauses(self._clock())
 
     @property
     def burst(self) -> float | None:
@@ -183,22 +214,45 @@ class Machines(Told):
         return self._activations.ways(ways)
 
     def _next_host(self, hosts: Collection[str]) -> str | None:
-        """Where the next one would be started."""
-        key = self._snapshot_key()
+        """Where the next one would be started; None where no host would have it now."""
+        key, hosts = self._snapshot_key(), self._taking(hosts)
         copies = [host for host in hosts if key is not None and self._snapshots.has(host, key)]
         return choose_host(rooms(hosts, self._vms.values(), copies))
+
+    def _taking(self, hosts: Collection[str], *, serves: bool = True) -> list[str]:
+        """Those of them that did not refuse a moment ago; `serves`: a replica, not a standby."""
+        asked = {vm.host for vm in self._vms.values() if vm.state is VmState.DEFINED}
+        now = self._clock()
+        return [
+            host
+            for host in hosts
+            if self._launches.takes(host, now, asked=host in asked, serves=serves)
+        ]
+
+    def _standing_image(self) -> str:
+        return self._turnover.image(self.shape.image)
+
+    def _generation(self, image: str) -> str | None:
+        """Of this image as it is now; None where it cannot be read, which a launch will say."""
+        try:
+            return self._boot_files(image).generation
+        except ImageUnavailable:
+            return None
 
     def _next_is_copy(self, hosts: Collection[str]) -> bool:
         """Whether the next one that is started on one of these hosts would be a copy."""
         key, host = self._snapshot_key(), self._next_host(hosts)
         return key is not None and host is not None and self._snapshots.has(host, key)
 
-    def _snapshot_key(self) -> str | None:
-        """Under which a guest of the present image and shape is saved; None where none is to be."""
+    def _snapshot_key(self, image: str | None = None) -> str | None:
+        """Under which a guest of this image, else of the one that stands, and of the present shape
+        is saved; None where none is to be."""
         if not self.shape.snapshot:
             return None
         try:
-            return key_of(self.service, self._boot_files(), self.shape)
+            files = self._boot_files(self._standing_image() if image is None else image)
+            # a copy would need the overlay as it was, and one for itself
+            return None if files.own_disk else key_of(self.service, files, self.shape)
         except ImageUnavailable:
             return None  # a launch will say so
 
@@ -208,6 +262,7 @@ class Machines(Told):
         """Take in one host's listing, asked for at `asked_at`: adopt, update, miss who is gone."""
         now = self._clock()
         self._seen_hosts.add(host)
+        self._hear(host, now)
         listed = {d.name: d for d in domains if d.identity.service == self.service}
         for domain in listed.values():
             vm = self._vms.get(domain.name)
@@ -226,10 +281,26 @@ class Machines(Told):
             if vm.created_at is not None and vm.created_at < asked_at and not vm.is_being_saved:
                 self._vanished(vm, now)
 
+    def miss(self, host: str) -> None:
+        """It was asked for its domains, and did not answer: nothing is known of what became of the
+        VMs there, and nothing that hangs on it is decided until it is listed again."""
+        self._silent.add(host)
+
+    def _hear(self, host: str, now: float) -> None:
+        """It answers. What it did not tell meanwhile is nobody's slowness: a boot there gets that
+        time back."""
+        if host in self._silent:
+            self._silent.remove(host)
+            silence = now - self._heard_at.get(host, now)
+            for vm in self._vms.values():
+                if vm.host == host and vm.state is VmState.BOOTING:
+                    vm.since = min(now, vm.since + silence)
+        self._heard_at[host] = now
+
     def _adopt(self, host: str, domain: Domain, now: float) -> None:
         vm = Vm(domain.name, host, domain.identity, now, now, created_at=now, adopted=True)
         vm.power, vm.sample = domain.power.value, domain.sample
-        vm.role = role_of(domain.identity)
+        vm.role, vm.protected = role_of(domain.identity), domain.identity.protected
         vm.introduced = domain.identity.phase != COPIED
         self._vms[vm.name] = vm
         vm.move(VmState.BOOTING, now)
@@ -250,6 +321,7 @@ class Machines(Told):
             self._fail(vm, Reason.CRASHED, now)  # nobody knows how far its copying came
             return
         vm.checked, vm.path = True, Path.STANDBY
+        vm.weight = LOW_WEIGHT  # somebody else may have suspended it while it booted for later
         vm.move(VmState.READY, now)
         vm.move(VmState.STANDBY, now)
 
@@ -276,28 +348,51 @@ class Machines(Told):
     # --- leaving
 
     def _fail(self, vm: Vm, reason: Reason, now: float, detail: str = "") -> None:
-        self._count_failure(vm, reason, now)
+        self._count_failure(vm, reason, now, detail)
         vm.left_because = reason
         self._leave_pool(vm, reason)
         vm.move(VmState.FAILED, now)
-        words = FAILURE_WORDS[reason]
+        words = FAILURE_WORDS.get(reason, FAILURE_WORDS[Reason.LAUNCH_FAILED])
+        if reason in (Reason.BOOT_TIMEOUT, Reason.NO_ADDRESS):
+            words += f" within {self.boot_limit_s(vm):g} s"
         message = f"{vm.name} {words}" + (f": {detail}" if detail else "")
-        if reason is Reason.BOOT_TIMEOUT:
-            message += f" within {self.boot_limit_s(vm):g} s"
-            self._acts.do(vm, self._fail_with_console(vm, message), "console")
+        if reason in (Reason.BOOT_TIMEOUT, Reason.NO_ADDRESS):
+            self._acts.do(vm, self._fail_with_console(vm, reason, message), "console")
         else:
             self._note("vm.failed", vm, reason, message)
 
-    def _count_failure(self, vm: Vm, reason: Reason, now: float) -> None:
-        if vm.starting and not vm.introduced and reason is not Reason.LAUNCH_FAILED:
+    def _count_failure(self, vm: Vm, reason: Reason, now: float, detail: str = "") -> None:
+        why = detail or f"{vm.name} {FAILURE_WORDS.get(reason, '')}"
+        if vm.starting and not vm.introduced and reason not in (*REFUSALS, Reason.IMAGE_GONE):
             # it came up, and never got so far as to hear its name: what it is a copy of is no good
             self._distrust_copies(vm, now)
+        refused = vm.starting and reason in REFUSALS
+        if refused and not self._refused(vm, now, why):
+            return  # another host may start it
         if vm.role is not Role.REPLICA:
-            self._reserve.gate = self._reserve.gate.failed(now)
+            self._reserve.gate = self._reserve.gate.failed(now, why)
+        elif not refused and self._turnover.failed(vm, why, now):
+            return  # it was on trial: no launch of what is known to be good has to wait for it
         elif vm.starting:
-            self._launches.failed(now)
+            self._launches.failed(now, why)
         elif vm.state in (VmState.READY, VmState.STANDBY):
             self._launches.lost()
+
+    def _refused(self, vm: Vm, now: float, why: str) -> bool:
+        """Its host would not start it. Returns whether no other is left to ask."""
+        serves = vm.role is Role.REPLICA
+        able = set(self._hosts) - self._silent
+        alone = self._launches.refused(vm.host, now, why, hosts=able, serves=serves)
+        words = self._launches.host_words(vm.host, now, serves=serves)
+        if words is not None and len(self._hosts) > 1:  # of the only one, the breaker says it
+            self._about_host("host.backoff", vm.host, Reason.HOST_REFUSES, words)
+        return alone
+
+    def _about_rollout(self, kind: str, reason: Reason, message: str) -> None:
+        self._note_happening(Happening(kind, self.service, self.service, reason, message))
+
+    def _about_host(self, kind: str, host: str, reason: Reason, message: str) -> None:
+        self._note_happening(Happening(kind, self.service, host, reason, message))
 
     def _distrust_copies(self, vm: Vm, now: float) -> None:
         key = vm.key or self._snapshot_key()
@@ -309,7 +404,7 @@ class Machines(Told):
         limit = self.shape.boot_timeout_s
         return limit if vm.introduced else min(limit, COPY_LIMIT_S)
 
-    async def _fail_with_console(self, vm: Vm, message: str) -> None:
+    async def _fail_with_console(self, vm: Vm, reason: Reason, message: str) -> None:
         try:
             tail = await self._hosts[vm.host].console_tail(vm.name)
         except HypervisorError as error:
@@ -318,7 +413,7 @@ class Machines(Told):
         self._note(
             "vm.failed",
             vm,
-            Reason.BOOT_TIMEOUT,
+            reason,
             f"{message}; its console ends: {last[0]}",
             console=tail,
         )

@@ -8,7 +8,7 @@ Timestamps named `at` are seconds on the monotonic clock of the process that mad
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -59,11 +59,23 @@ class Reason(StrEnum):
     EJECTED = "ejected"
     REINSTATED = "reinstated"
     LAUNCH_FAILED = "launch_failed"
+    NO_MEMORY = "no_memory"
+    DISK_FULL = "disk_full"
+    NO_PORT = "no_port"
+    IMAGE_GONE = "image_gone"
+    NO_ADDRESS = "no_address"
     BREAKER_OPEN = "breaker_open"
+    BREAKER_CLOSED = "breaker_closed"
+    HOST_REFUSES = "host_refuses"
     NO_CPU_LIMITS = "no_cpu_limits"
     DRAINED = "drained"
     RESERVED = "reserved"
     SURPLUS = "surplus"
+    STALE = "stale"
+    ROLLOUT = "rollout"
+    ROLLBACK = "rollback"
+    MAX_LIFETIME = "max_lifetime"
+    PROTECTED = "protected"
     NO_SNAPSHOTS = "no_snapshots"
     DRAIN_TIMEOUT = "drain_timeout"
     SHUTDOWN = "shutdown"
@@ -71,6 +83,7 @@ class Reason(StrEnum):
     UNKNOWN_SERVICE = "unknown_service"
     HYPERVISOR_UNREACHABLE = "hypervisor_unreachable"
     HYPERVISOR_BACK = "hypervisor_back"
+    HELD_ELSEWHERE = "held_elsewhere"
 
 
 class VmState(StrEnum):
@@ -179,6 +192,20 @@ class PoolLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What requests told of one backend since it joined: all cumulative, so that what happened
+    between two instants is a difference."""
+
+    asked: int = 0
+    """Requests that were answered, and those that failed there without an answer."""
+    bad: int = 0
+    """Of them, how many speak against it."""
+    durations: tuple[int, ...] = ()
+    """Answers by how long they took: up to each of `bounds_s`, and longer than all of them."""
+    bounds_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What clients ask of a service, at one instant. `_total` figures are cumulative, so that a
     rate is a difference of two of them and no reading is lost between."""
@@ -232,11 +259,19 @@ class Fleet:
     """Launches that failed in a row."""
     ways: tuple[Way, ...] = (Way(Path.COLD, COLD_START_S),)
     """How more could come, the cheapest first."""
+    surge: int = 0
+    """Of those booting and ready, how many are there only until others, out of date, have left."""
 
     @property
     def active(self) -> int:
         """Replicas that serve or are about to."""
         return self.ready + self.booting
+
+    def without_surge(self) -> Fleet:
+        """As the load is to be judged by: who is there in somebody's place is not one more."""
+        booting = min(self.surge, self.booting)
+        ready = min(self.surge - booting, self.ready)
+        return replace(self, booting=self.booting - booting, ready=self.ready - ready, surge=0)
 
 
 class EventKind(StrEnum):
@@ -300,3 +335,5 @@ class VmStatus:
     """What it is there for: replica, standby or template."""
     path: Path = Path.COLD
     """How it came into service, or is about to."""
+    protected: bool = False
+    """Whether it is spared by scale-ins, rollouts and lifetimes."""

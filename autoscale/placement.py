@@ -36,6 +36,8 @@ class Candidate:
     """Whether it gets requests now."""
     in_flight: int
     age_s: float
+    outdated: bool = False
+    """Whether it is to be replaced anyway."""
 
 
 def rooms(hosts: Collection[str], vms: Collection[Vm], copies: Collection[str]) -> list[HostRoom]:
@@ -49,7 +51,9 @@ def rooms(hosts: Collection[str], vms: Collection[Vm], copies: Collection[str]) 
     return found
 
 
-def candidates(vms: Collection[Vm], load: PoolLoad, now: float) -> list[Candidate]:
+def candidates(
+    vms: Collection[Vm], load: PoolLoad, now: float, outdated: Collection[str] = ()
+) -> list[Candidate]:
     """Who could leave: whoever serves or boots. One whose creation is under way could not be told
     from one that never came to be."""
     found = []
@@ -57,7 +61,10 @@ def candidates(vms: Collection[Vm], load: PoolLoad, now: float) -> list[Candidat
         if vm.state in (VmState.BOOTING, VmState.READY):
             backend = load.of(vm.name)
             running = backend.in_flight if backend else 0
-            found.append(Candidate(vm.name, is_available(vm, load), running, now - vm.started_at))
+            age_s = now - vm.started_at
+            found.append(
+                Candidate(vm.name, is_available(vm, load), running, age_s, vm.name in outdated)
+            )
     return found
 
 
@@ -71,12 +78,19 @@ def choose_host(hosts: Sequence[HostRoom]) -> str | None:
     return min(hosts, key=lambda h: (h.contended, h.replicas, not h.copies, h.name)).name
 
 
-def choose_victim(candidates: Sequence[Candidate]) -> str | None:
+def choose_victim(candidates: Sequence[Candidate], *, old_first: bool = False) -> str | None:
     """Who leaves: one that gets no requests (yet, or any more), then the least busy, then the
     youngest.
 
-    The youngest, because the older ones have warm caches and have proved themselves.
+    The youngest, because the older ones have warm caches and have proved themselves. One that is
+    out of date leaves before others; and where more serve than are needed (`old_first`), before
+    those that get no requests yet too.
     """
     if not candidates:
         return None
-    return min(candidates, key=lambda c: (c.available, c.in_flight, c.age_s, c.vm)).vm
+
+    def key(c: Candidate) -> tuple[bool, bool, int, float, str]:
+        first, second = (not c.outdated, c.available)[:: 1 if old_first else -1]
+        return first, second, c.in_flight, c.age_s, c.vm
+
+    return min(candidates, key=key).vm

@@ -46,18 +46,24 @@ class Reserve:
         calm: bool,
         room: int,
         now: float,
+        stale: Collection[str] = (),
     ) -> Next:
         """`key`: of the saved guest that replicas could be copied from, None where there is to be
         none. `calm`: those that serve are as many as they should be. `room`: VMs that may still
-        exist."""
+        exist. `stale`: names of standbys that should be others; one of them at a time makes room
+        for a fresh one, and the next one stays until that is there."""
         waiting = [vm for vm in vms if vm.in_reserve]
         if len(waiting) > self.wanted:
-            return Next(drop=_surplus(waiting).name)
+            return Next(drop=_surplus(waiting, stale).name)
         starting = any(vm.starting and vm.role is not Role.REPLICA for vm in vms)
         if not calm or starting or room <= 0 or not self.gate.allows(now):
             return Next()
         if len([vm for vm in vms if vm.role is Role.STANDBY]) < self.wanted:
             return Next(start=Role.STANDBY)
+        old = [vm for vm in waiting if vm.name in stale]
+        at_rest = sum(vm.state is VmState.STANDBY for vm in waiting)
+        if old and at_rest == self.wanted:
+            return Next(drop=_surplus(old, stale).name)
         if key is not None and not any(vm.role is Role.TEMPLATE for vm in vms):
             host = self.snapshots.to_make(hosts, key, now)
             if host is not None:
@@ -65,14 +71,17 @@ class Reserve:
         return Next()
 
 
-def quickest(vms: Collection[Vm], hosts: Collection[str]) -> list[Vm]:
+def quickest(vms: Collection[Vm], hosts: Collection[str], stale: Collection[str] = ()) -> list[Vm]:
     """Those in reserve that can become replicas, the quickest first: one that rests already, one
-    that is about to, one that boots."""
+    that is about to, one that boots. Of two as quick the one that is not stale: but a stale one at
+    once is better for whoever waits than a fresh one in ten seconds."""
     order = {VmState.STANDBY: 0, VmState.READY: 1, VmState.BOOTING: 2}
     found = [vm for vm in vms if vm.in_reserve and vm.state in order and vm.host in hosts]
-    return sorted(found, key=lambda vm: (order[vm.state], vm.started_at, vm.name))
+    return sorted(found, key=lambda vm: (order[vm.state], vm.name in stale, vm.started_at, vm.name))
 
 
-def _surplus(waiting: list[Vm]) -> Vm:
-    """Who goes first: one that is not ready yet, else the oldest."""
-    return min(waiting, key=lambda vm: (not vm.starting, vm.started_at, vm.name))
+def _surplus(waiting: list[Vm], stale: Collection[str]) -> Vm:
+    """Who goes first: one that is not ready yet, one that is stale, else the oldest."""
+    return min(
+        waiting, key=lambda vm: (not vm.starting, vm.name not in stale, vm.started_at, vm.name)
+    )

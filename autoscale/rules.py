@@ -93,8 +93,8 @@ class Rules:
     target_cpu: float = 0.6
     tolerance: float = 0.1
     """So far above its target, as a share of it, a signal asks for nothing yet."""
-    standby_window_s: float = 1.0
-    snapshot_window_s: float = 2.0
+    standby_window_s: float = 0.5
+    snapshot_window_s: float = 0.5
     grow_window_s: float = 3.0
     grow_limit: RateLimit = RateLimit(10, 100.0, 15.0)
     shrink_window_s: float = 60.0

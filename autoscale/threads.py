@@ -79,11 +79,16 @@ class TimedCalls:
         self._threads = DaemonThreads(count, name)
         self.hanging: list[Future[Any]] = []
 
+    @property
+    def hung(self) -> int:
+        """How many of the calls that nobody waits for any more have still not returned."""
+        self.hanging = [future for future in self.hanging if not future.done()]
+        return len(self.hanging)
+
     async def call(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises. Raises NoAnswer when it takes too long."""
-        self.hanging = [future for future in self.hanging if not future.done()]
-        if len(self.hanging) >= self._count:
-            raise NoAnswer(f"{len(self.hanging)} libvirt calls hang")
+        if (hung := self.hung) >= self._count:
+            raise NoAnswer(f"{hung} libvirt calls hang")
         future = self._threads.submit(work)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)

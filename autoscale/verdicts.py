@@ -1,12 +1,17 @@
-"""What libvirt's errors mean for us: connection lost, or no such thing here. Pure.
+"""What libvirt's errors mean for us: connection lost, no such thing here, what a host lacks. Pure.
 
-Owns the sets of codes. It must not import libvirt: the numbers are part of its ABI, and a test
-compares them with the library's.
+Owns the sets of codes and words. It must not import libvirt: the numbers are part of its ABI, and a
+test compares them with the library's. The words are QEMU's and the C library's; libvirt hands them
+on as they are.
 """
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection
 from enum import IntEnum
+
+from autoscale.host import DiskFull, DomainRefused, ImageLost, NoMemory, NoPort
 
 
 class Code(IntEnum):
@@ -44,7 +49,37 @@ _NO_LIMITS_WORDS = (
     "unsupported flags",
 )
 
-_SHORTAGES = ("cannot allocate memory", "out of memory", "no space left", "too many open files")
+_NO_MEMORY = (
+    "cannot allocate memory",
+    "out of memory",
+    "cannot set up guest memory",
+    "not enough memory",
+)
+_DISK_FULL = ("no space left", "disk quota exceeded", "file too large")
+_NO_PORT = ("host forwarding rule", "address already in use", "cannot assign requested address")
+_SHORTAGES = (*_NO_MEMORY, *_DISK_FULL, *_NO_PORT, "too many open files", "resource temporarily")
+_UNREADABLE = (
+    "no such file",
+    "permission denied",
+    "could not load",
+    "could not open",
+    "could not read",
+    "input/output error",
+    "stale file handle",
+)
+_LACKS: dict[type[DomainRefused], tuple[str, ...]] = {
+    DiskFull: _DISK_FULL,
+    NoPort: _NO_PORT,
+    NoMemory: _NO_MEMORY,
+}
+_ERRNO = {
+    errno.ENOMEM: NoMemory,
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EFBIG: DiskFull,
+    errno.EADDRINUSE: NoPort,
+    errno.EADDRNOTAVAIL: NoPort,
+}
 
 
 def is_lost(code: int) -> bool:
@@ -65,11 +100,45 @@ def is_creation_lost(code: int, origin: int, alive: bool) -> bool:
 
 def cannot_limit(code: int, message: str) -> bool:
     """Whether the host never can limit CPU, or only could not this time."""
-    text = message.lower()
-    return code in _NO_LIMITS or any(words in text for words in _NO_LIMITS_WORDS)
+    return code in _NO_LIMITS or _any_of(_NO_LIMITS_WORDS, message.lower())
 
 
 def is_shortage(message: str) -> bool:
     """Whether the host lacked something that it may have again the next moment."""
+    return _any_of(_SHORTAGES, message.lower())
+
+
+def refusal(message: str, files: Collection[str] = ()) -> DomainRefused:
+    """Which kind of refusal a host's words mean, and what to do about it. `files`: those that the
+    domain boots from, as the host was told of them; libvirt also misses files of its own."""
+    lacks = shortage(message)
+    if lacks is not None:
+        return lacks
+    image = any(file and file in message for file in files)
+    if image and _any_of(_UNREADABLE, message.lower()):
+        return told(ImageLost, message)
+    return DomainRefused(message)
+
+
+def shortage(message: str) -> DomainRefused | None:
+    """What a host lacks by its own words; None where they are of something else."""
     text = message.lower()
-    return any(words in text for words in _SHORTAGES)
+    for kind, words in _LACKS.items():
+        if _any_of(words, text):
+            return told(kind, message)
+    return None
+
+
+def own_refusal(error: Exception, message: str) -> DomainRefused | None:
+    """The same where it was our own side that lacked something; None for any other error."""
+    kind = _ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+    return told(kind, message) if kind is not None else None
+
+
+def told(kind: type[DomainRefused], message: str) -> DomainRefused:
+    """This refusal, with what to do about it."""
+    return kind(f"{message}; {kind.fix}" if kind.fix else message)
+
+
+def _any_of(words: Collection[str], text: str) -> bool:
+    return any(word in text for word in words)

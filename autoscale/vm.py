@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
-from autoscale.domain_xml import Identity, VmSpec
+from autoscale.domain_xml import Identity, Layer, VmSpec
 from autoscale.model import (
     BackendLoad,
     Fleet,
@@ -68,9 +68,16 @@ class BootFiles:
 
     generation: str
     kernel: str
+    """Empty where its firmware finds it on its own disk; so are initrd and cmdline then."""
     initrd: str
     disk: str
     cmdline: str
+    own_disk: bool = False
+    """Whether each writes to an overlay of its own; else the disk is shared and read-only."""
+    disk_format: str = "raw"
+    disk_bytes: int = 0
+    below: tuple[Layer, ...] = ()
+    user_data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,15 @@ class VmShape:
     """So many are kept booted and suspended, beside those that serve."""
     snapshot: bool = False
     """Whether replicas may be started as copies of a saved one."""
+    image: str = ""
+    """Name of what they boot from, as the configuration says it."""
+    max_lifetime_s: float | None = None
+    """About so long after its start a VM is replaced by a fresh one; None: never."""
+
+    @property
+    def cut(self) -> str:
+        """What of it cannot change while a VM lives, as it stands in the metadata."""
+        return f"{self.vcpus}x{self.memory_mib}-{self.app_port}"
 
 
 _ALIVE = frozenset({_S.DEFINED, _S.BOOTING, _S.READY, _S.STANDBY})
@@ -115,6 +131,8 @@ class Vm:
     key: str | None = None
     """Of the saved guest that it is a copy of, or that it is there to become; None: of none, or
     nobody knows."""
+    protected: bool = False
+    """An operator's word; its metadata says so by the next step."""
     joined: bool = False
     """The pool has been told of it, and not yet that it left."""
     weight: int | None = None
@@ -142,6 +160,16 @@ class Vm:
         if state not in TRANSITIONS[self.state]:
             raise ImpossibleTransition(f"{self.name}: {self.state} → {state}")
         self.state, self.since = state, now
+
+    @property
+    def is_marked(self) -> bool:
+        """Its metadata says what it is there for, and whether it is spared."""
+        return self.identity.role == self.role and self.identity.protected == self.protected
+
+    @property
+    def generation(self) -> str:
+        """Checksum of what it booted from; empty where that is not known yet."""
+        return self.identity.generation
 
     @property
     def alive(self) -> bool:
@@ -186,6 +214,7 @@ class Vm:
             signal=self.signal,
             role=self.role.value,
             path=self.path,
+            protected=self.protected,
         )
 
 
@@ -201,6 +230,11 @@ def spec_of(vm: Vm, uuid: UUID, shape: VmShape, files: BootFiles) -> VmSpec:
         disk=files.disk,
         cmdline=files.cmdline,
         identity=replace(vm.identity, generation=files.generation),
+        own_disk=files.own_disk,
+        disk_format=files.disk_format,
+        disk_bytes=files.disk_bytes,
+        below=files.below,
+        user_data=files.user_data,
     )
 
 
@@ -210,6 +244,7 @@ def count(
     load: PoolLoad,
     launch_failures: int,
     ways: tuple[Way, ...],
+    surge: int = 0,
 ) -> Fleet:
     """How many there are, by state; a launch under way exists already, and one that wakes is on
     its way. Those in reserve count as standby, and not as ready."""
@@ -225,6 +260,7 @@ def count(
         unavailable=sum(not is_available(vm, load) for vm in ready),
         launch_failures=launch_failures,
         ways=ways,
+        surge=surge,
     )
 
 
@@ -255,9 +291,13 @@ def is_sick(backend: BackendLoad | None) -> bool:
     return backend is None or (backend.lifecycle != "draining" and not backend.passes)
 
 
+REFUSALS = (Reason.LAUNCH_FAILED, Reason.NO_MEMORY, Reason.DISK_FULL, Reason.NO_PORT)
+"""Why a host would not start one: its own trouble, where another host may have none."""
+
 FAILURE_WORDS: dict[Reason, str] = {
     Reason.CRASHED: "stopped by itself",
     Reason.BOOT_TIMEOUT: "never became ready",
+    Reason.NO_ADDRESS: "got no address",
     Reason.UNHEALTHY: "stayed unhealthy",
     Reason.LAUNCH_FAILED: "could not be started",
 }

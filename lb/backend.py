@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from autoscale.model import BackendLoad, Reason
+from autoscale.model import Answers, BackendLoad, Reason
 from lb.errors import BadTransitionError
-from lb.latency import Latency
+from lb.latency import BOUNDS_S, Latency
 from lb.outlier import Record
 from lb.peak import PeakLatency
 
@@ -79,6 +79,7 @@ class Backend:
         "address",
         "answered_at",
         "available_since",
+        "bad_total",
         "connect_failures",
         "doubted_at",
         "failures",
@@ -141,6 +142,8 @@ class Backend:
         self.in_flight = 0
         self.answered_at = NEVER
         self.requests_total = 0
+        self.bad_total = 0
+        """Answers that speak against it, and requests that failed there without one."""
         self.failures: dict[str, int] = {}
         self.latency = Latency()
         self.peak = PeakLatency()
@@ -181,6 +184,15 @@ class Backend:
         self.healthy = False
         self.probe_successes = self.probe_failures = self.connect_failures = self.refusals = 0
         self.doubted_at = NEVER
+
+    def answers(self) -> Answers:
+        """What requests told of it, since it joined."""
+        return Answers(
+            self.latency.count + self.failures_total,
+            self.bad_total,
+            self.latency.counts(),
+            BOUNDS_S,
+        )
 
     def load(self) -> BackendLoad:
         return BackendLoad(

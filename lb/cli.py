@@ -14,6 +14,7 @@ from lb.commands.events import events
 from lb.commands.image import image
 from lb.commands.machines import hosts, vm
 from lb.commands.pool import pool
+from lb.commands.rollout import rollout
 from lb.commands.scale import scale
 from lb.commands.serve import demo, doctor, up
 from lb.commands.simulate import simulate
@@ -55,7 +56,7 @@ def cli(settings: Settings, debug: bool, admin: str | None) -> None:
 
 
 for command in (
-    up, demo, pool, vm, hosts, scale, decisions, events, image, doctor, config, simulate,
+    up, demo, pool, vm, hosts, scale, rollout, decisions, events, image, doctor, config, simulate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -91,6 +91,12 @@ class AdminClient:
     def scales(self) -> list[dict[str, Json]]:
         return list(self._get("/api/v1/scale")["services"])
 
+    def rollouts(self) -> list[dict[str, Json]]:
+        return list(self._get("/api/v1/rollouts")["rollouts"])
+
+    def rollout(self, service: str) -> dict[str, Json]:
+        return dict(self._get(f"/api/v1/rollouts/{_part(service)}"))
+
     def decisions(
         self, since: int | None = None, limit: int = 100, service: str | None = None
     ) -> dict[str, Json]:
@@ -171,6 +177,21 @@ class AdminClient:
 
     def retire_vm(self, name: str) -> None:
         self._call("DELETE", f"/api/v1/vms/{_part(name)}")
+
+    def protect_vm(self, name: str, *, protected: bool) -> None:
+        self._call("PATCH", f"/api/v1/vms/{_part(name)}", {"protected": protected})
+
+    def begin_rollout(
+        self, service: str, image: str | None, max_surge: int = 1, pause_at: float | None = None
+    ) -> dict[str, Json]:
+        """The rollout's row, as `rollout`. `image` None: what the configured one is by now."""
+        body = {"image": image, "max_surge": max_surge, "pause_at": pause_at}
+        said = {key: value for key, value in body.items() if value is not None}
+        return dict(self._call("PUT", f"/api/v1/rollouts/{_part(service)}", said))
+
+    def change_rollout(self, service: str, phase: str) -> dict[str, Json]:
+        """`phase`: paused, running or rolling_back."""
+        return dict(self._call("PATCH", f"/api/v1/rollouts/{_part(service)}", {"phase": phase}))
 
     def apply_config(
         self, text: str | None, folder: str | None, *, dry_run: bool = False

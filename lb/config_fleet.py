@@ -49,6 +49,8 @@ class VmConfig(Table):
     drain_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 8.0
     """How long a retired guest may take to power off before it is destroyed."""
+    max_lifetime: Annotated[Seconds, Field(ge=60)] | None = None
+    """About so long after its start a VM is replaced by a fresh one; None: never."""
     snapshot: Literal["auto", "off"] = "auto"
     """auto: replicas are started as copies of a saved one where host and network can."""
 
@@ -150,9 +152,9 @@ class ScaleConfig(Table):
     target_cpu: Annotated[float, Field(gt=0, le=1)] = 0.6
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """So far above its target, as a share of it, a signal asks for nothing yet."""
-    standby_window: Seconds = 1.0
+    standby_window: Seconds = 0.5
     """An overload must last this long before a standby is woken for it."""
-    snapshot_window: Seconds = 2.0
+    snapshot_window: Seconds = 0.5
     """The same before a snapshot is restored."""
     grow_window: Seconds = 3.0
     """The same before a machine is booted."""

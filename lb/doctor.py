@@ -18,10 +18,14 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from lb.address import split_address
 from lb.config import Config, HypervisorConfig
+
+if TYPE_CHECKING:
+    from guest.image import Image
+    from guest.own.image import OwnImage
 
 Verdict = Literal["ok", "warn", "fail"]
 COLOURS: Final[dict[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -195,6 +199,11 @@ def _is_embedded(hypervisor: HypervisorConfig) -> bool:
     return hypervisor.uri.startswith("qemu:///embed")
 
 
+def _is_daemon(hypervisor: HypervisorConfig) -> bool:
+    """This machine's libvirtd, whose QEMU runs as a user of its own."""
+    return hypervisor.uri.startswith(("qemu:///system", "qemu+unix:///system"))
+
+
 def _is_local(hypervisor: HypervisorConfig) -> bool:
     return hypervisor.uri.startswith("qemu:///")
 
@@ -204,25 +213,47 @@ def _is_local(hypervisor: HypervisorConfig) -> bool:
 
 def check_images(config: Config, home: Path) -> Iterator[Check]:
     """Each image that a service's VMs boot."""
-    from guest.image import ImageError, is_current, load
+    from guest.image import ImageError
+    from guest.own.image import OwnImage, find
 
     wanted = {service.vm.image for service in config.service.values() if service.vm is not None}
     for name in sorted(wanted):
         try:
-            image = load(home, name)
+            image = find(home, name)
         except ImageError as error:
             # the image's own errors end in what to do
             finding, _, todo = str(error).partition(": run ")
             fix = f"run {todo or f'`lbctl image build {name}`'}"
             yield Check(f"image {name}", "fail", finding, fix)
             continue
-        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in image.boot_parts.items())
-        finding = f"built {image.built_at}; boots in: {parts or 'not measured'}"
-        if is_current(image):
-            yield Check(f"image {name}", "ok", finding)
+        if isinstance(image, OwnImage):
+            yield check_own_image(image, config)
         else:
-            fix = f"run `lbctl image build {name}` for the sources as they are now"
-            yield Check(f"image {name}", "warn", finding, fix)
+            yield check_built_image(image)
+
+
+def check_built_image(image: Image) -> Check:
+    from guest.image import is_current
+
+    parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in image.boot_parts.items())
+    finding = f"built {image.built_at}; boots in: {parts or 'not measured'}"
+    if is_current(image):
+        return Check(f"image {image.name}", "ok", finding)
+    fix = f"run `lbctl image build {image.name}` for the sources as they are now"
+    return Check(f"image {image.name}", "warn", finding, fix)
+
+
+def check_own_image(image: OwnImage, config: Config) -> Check:
+    """Its file is as it was added; here, whether another user's QEMU can read it too."""
+    from guest.own.disk_file import closed_to_others
+
+    name = f"image {image.name}"
+    if any(_is_daemon(hypervisor) for hypervisor in config.hypervisor):
+        finding, _, fix = closed_to_others(image.layers).partition(": ")
+        if finding:
+            return Check(name, "fail", f"{finding}, so libvirtd's QEMU cannot read it", fix)
+    seeded = "with user-data" if image.user_data else "without user-data"
+    return Check(name, "ok", f"your own: {image.disk.path} ({image.disk.format}), {seeded}")
 
 
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────

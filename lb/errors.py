@@ -246,6 +246,15 @@ class AllTriedError(NoBackendError):
     reason = "all_tried"
 
 
+class AllLostError(AllUnhealthyError):
+    """Each has just begun to refuse connections: nobody is there any more, and whoever takes their
+    place may be on its way."""
+
+
+class AllDoubtedError(AllTriedError):
+    """And one of them may be gone: it broke off, and a probe asks whether it is still there."""
+
+
 class AtCapacityError(NoBackendError):
     """Every available backend has as many requests running as it may: wait for one to end."""
 

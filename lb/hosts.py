@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from autoscale import reaper
 from autoscale.controller import Controller
-from autoscale.host import HostInfo, Hypervisor, HypervisorError
+from autoscale.embedded import EmbeddedRoot
+from autoscale.host import Contact, HostInfo, Hypervisor, HypervisorError
 from autoscale.hypervisor import LibvirtHypervisor
 from lb import rows
 from lb.admin.control import HostRow
@@ -102,7 +105,13 @@ class Hosts:
         """What the open ones are."""
         return {name: host.info for name, host in self.by_name.items() if host.info is not None}
 
+    @property
+    def contacts(self) -> dict[str, Contact]:
+        """How the calls to each have gone."""
+        return {name: host.contact for name, host in self.by_name.items()}
+
     def rows(self, controllers: Mapping[str, Controller]) -> list[HostRow]:
+        now = time.time()
         statuses = [s for c in controllers.values() for s in c.fleet.statuses()]
         errors = {h: e for c in controllers.values() for h, e in c.unreachable.items()}
         infos = self.infos
@@ -115,7 +124,26 @@ class Hosts:
                 errors.get(config.name)
                 or (None if config.name in infos else self._errors.get(config.name)),
                 sum(status.host == config.name for status in statuses),
+                self.by_name[config.name].contact,
+                {
+                    service: pause
+                    for service, controller in controllers.items()
+                    for pause in controller.fleet.pauses()
+                    if pause.host == config.name
+                },
+                now,
             )
             for config in self._configs
             if config.name in self.by_name
         ]
+
+
+def reap_guests(configs: tuple[HypervisorConfig, ...], home: Path) -> None:
+    """So that libvirt tells of a guest's death in the instant it dies. For a process that has no
+    children but libvirt's and asyncio's."""
+    for config in configs:
+        root = EmbeddedRoot.of(config.uri, home)
+        if root is not None:
+            reaper.guests.watch(root.folder / "run" / "qemu")
+            # those that only say what QEMU can do
+            reaper.guests.watch(root.folder / "lib" / "qemu")

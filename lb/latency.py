@@ -64,6 +64,10 @@ class Latency:
         sums = list(accumulate(map(add, self._total, self._current)))
         return (*(sums[index] for index in _CONTRACT_INDEX), sums[-1])
 
+    def counts(self) -> tuple[int, ...]:
+        """Since the start: up to each of BOUNDS_S, and longer than all of them."""
+        return tuple(map(add, self._total, self._current))
+
     @property
     def count(self) -> int:
         return sum(self._total) + sum(self._current)

@@ -169,6 +169,16 @@ class AutoscalerRows:
     """By direction."""
     activations: Mapping[str, HistogramRow] = field(default_factory=dict)
     """By path: cold, snapshot, standby."""
+    breakers: Mapping[str, bool] = field(default_factory=dict)
+    """Whether launches have stopped, by service."""
+    host_breakers: Mapping[tuple[str, str], bool] = field(default_factory=dict)
+    """The same by (service, host), of hosts that refused the last launch there."""
+    calls: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Calls to hosts by (host, outcome), cumulative."""
+    hung_calls: Mapping[str, int] = field(default_factory=dict)
+    """Calls that have not returned long after their time, by host."""
+    rollouts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Replicas by (service, generation) while a rollout goes on: old, new."""
     vms: tuple[VmRow, ...] = ()
 
 
@@ -373,7 +383,15 @@ def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
     )
     for path, histogram in rows.activations.items():
         _add_histogram(activation, (path,), histogram.bounds, histogram.cumulative, histogram.sum_s)
-    yield from (decisions, last, activation)
+    rollout = GaugeMetricFamily(
+        "autoscaler_rollout_replicas",
+        "Replicas of the old and of the new image while a rollout goes on",
+        labels=("service", "generation"),
+    )
+    for labels, number in rows.rollouts.items():
+        rollout.add_metric(labels, number)
+    yield from (decisions, last, activation, rollout)
+    yield from _collect_hosts(rows)
     yield from _collect_vms(rows.vms)
 
 
@@ -412,6 +430,38 @@ def _collect_planner(rows: AutoscalerRows) -> Iterator[Metric]:
     for labels, ratio in rows.signals.items():
         signals.add_metric(labels, ratio)
     yield from (parts, modes, forecast, error, signals)
+
+
+def _collect_hosts(rows: AutoscalerRows) -> Iterator[Metric]:
+    breaker = GaugeMetricFamily(
+        "autoscaler_launch_breaker_open",
+        "1 where launches have stopped, because too many in a row failed",
+        labels=("service",),
+    )
+    for service, is_open in rows.breakers.items():
+        breaker.add_metric((service,), 1 if is_open else 0)
+    host_breaker = GaugeMetricFamily(
+        "autoscaler_host_launch_breaker_open",
+        "1 where launches on one host have stopped; absent where it refused none lately",
+        labels=("service", "host"),
+    )
+    for labels, is_open in rows.host_breakers.items():
+        host_breaker.add_metric(labels, 1 if is_open else 0)
+    calls = CounterMetricFamily(
+        "autoscaler_libvirt_calls_total",
+        "Calls to a hypervisor, by what became of them",
+        labels=("host", "outcome"),
+    )
+    for labels, number in rows.calls.items():
+        calls.add_metric(labels, number)
+    hung = GaugeMetricFamily(
+        "autoscaler_libvirt_hung_calls",
+        "Calls to a hypervisor that have not returned long after their time: a thread each",
+        labels=("host",),
+    )
+    for host, number in rows.hung_calls.items():
+        hung.add_metric((host,), number)
+    yield from (breaker, host_breaker, calls, hung)
 
 
 def _collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, Literal
 
-from autoscale.model import Reason
+from autoscale.model import Answers, Reason
 from lb.backend import NEVER, Backend, Lifecycle
 from lb.balance import policy_named
 from lb.change import Aspect
@@ -23,6 +23,8 @@ from lb.change import Change as Change
 from lb.change import Report as Report
 from lb.config_service import HealthConfig, OutlierConfig, ServiceConfig
 from lb.errors import (
+    AllDoubtedError,
+    AllLostError,
     AllTriedError,
     AllUnhealthyError,
     AtCapacityError,
@@ -53,6 +55,9 @@ from lb.slow_start import STEPS, warmth
 _CLOSED_DOOR: Final = (ConnectFailedError, UpstreamResetError, BodyCutError)
 """How a request finds that nobody is there any more. QEMU's forwarded port accepts for a guest that
 does not listen, and resets. A stale connection may be nobody's fault, and may be the first sign."""
+LOST_S: Final = 10.0
+"""So long after the first sign that nobody is there requests may wait for whoever comes instead: a
+hypervisor tells of a death within three seconds, and a standby or a copy takes two more."""
 _LATE: Final = (ConnectTimeoutError, BodyTimeoutError)
 
 
@@ -199,14 +204,20 @@ class Pool(Membership):
     def _nobody(self, slate: Slate[Backend], exclude: Collection[Backend]) -> NoBackendError:
         if slate.members:
             if all(backend in exclude for backend in slate.members):
+                if any(backend.doubted_at > NEVER for backend in slate.members):
+                    return AllDoubtedError("every available backend was tried, and may be gone")
                 return AllTriedError("every available backend was tried")
             return AtCapacityError(
                 f"every backend of {self.service} has {self.max_in_flight} requests running"
             )
         if not self._backends:
             return PoolEmptyError(f"service {self.service} has no backend")
-        if any(b.lifecycle is Lifecycle.READY for b in self._backends.values()):
-            return AllUnhealthyError(f"no backend of {self.service} answers its health checks")
+        ready = [b for b in self._backends.values() if b.lifecycle is Lifecycle.READY]
+        if ready:
+            kind, since = AllUnhealthyError, self.clock() - LOST_S
+            if all(b.doubted_at >= since and (b.refusals or b.connect_failures) for b in ready):
+                kind = AllLostError
+            return kind(f"no backend of {self.service} answers its health checks")
         return NoneReadyError(f"no backend of {self.service} is ready yet")
 
     def _released(self, backend: Backend) -> None:
@@ -236,8 +247,10 @@ class Pool(Membership):
         if report.ok:
             backend.probe_successes += 1
             backend.probe_failures = backend.connect_failures = backend.refusals = 0
-            if backend.doubted_at <= report.asked_at:
+            if NEVER < backend.doubted_at <= report.asked_at:
                 backend.doubted_at = NEVER
+                if backend.healthy:
+                    self.on_room()  # who waited to hear so may ask it again
             if not backend.healthy and backend.probe_successes >= self.health.rise:
                 self._set_health(backend, True, f"probe: {backend.probe}")
         else:
@@ -245,6 +258,7 @@ class Pool(Membership):
             backend.probe_successes = 0
             backend.refusals = backend.refusals + 1 if report.certain else 0
             if backend.healthy and self._condemned(backend, certain=report.certain):
+                backend.doubted_at = max(backend.doubted_at, report.asked_at)
                 self._set_health(backend, False, f"probe: {backend.probe}", dead=report.silent)
         if backend.healthy and (
             backend.doubted_at > NEVER or (backend.refusals and backend.vm is not None)
@@ -321,6 +335,7 @@ class Pool(Membership):
         """A failure is what can make an outlier; who did well meanwhile needs no look."""
         rules, record = self.outlier, backend.record
         record.bad(now)
+        backend.bad_total += 1
         if not rules.enabled:
             return
         # At every so-manieth in a row: where everything fails, nobody is looked at each time.
@@ -335,6 +350,11 @@ class Pool(Membership):
         for outlier, rate, middle in below_the_rest(rivals, rules, now):
             words = f"{rate:.0%} of its answers are good, {middle:.0%} of the others'"
             self._eject(outlier, Grounds.SUCCESS_RATE, words, now)
+
+    def answers(self, name: str) -> Answers | None:
+        """What requests told of this backend since it joined; None where it is none."""
+        backend = self._backends.get(name)
+        return backend.answers() if backend is not None else None
 
     # ── ejection ─────────────────────────────────────────────────────────────────────────────
 

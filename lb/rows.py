@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 from autoscale.contention import delay_of
 from autoscale.controller import Controller
 from autoscale.decision import Decision, Number
-from autoscale.host import Domain, HostInfo
+from autoscale.host import Contact, Domain, HostInfo
+from autoscale.launches import Pause
 from autoscale.model import Reason, VmStatus
 from autoscale.rules import Mode
 from lb.admin.control import HostRow, ScaleRow, VmRow
@@ -20,9 +23,13 @@ from lb.metrics import AutoscalerRows, HistogramRow, ReplicaRow
 from lb.metrics import VmRow as VmMetrics
 from lb.site import Site
 
+NO_CALLS: Final = Contact()
 
-def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> ScaleRow:
-    """A service's size, and why. Without VMs everything is 0."""
+
+def scale_row(
+    service: str, controller: Controller | None, log: DecisionLog, now: float = 0.0
+) -> ScaleRow:
+    """A service's size, and why. Without VMs everything is 0. `now`: Unix seconds."""
     if controller is None:
         return ScaleRow(service, 0, 0, 0, 0, 0, 0, 0)
     counts, decision, rules = controller.fleet.counts(), log.newest, controller.rules
@@ -48,7 +55,20 @@ def scale_row(service: str, controller: Controller | None, log: DecisionLog) -> 
         wanted=decision.wanted if decision else None,
         parts=tuple(part.as_dict() for part in decision.parts) if decision else (),
         guards=tuple(guard.as_dict() for guard in decision.guards) if decision else (),
+        pauses=tuple(pause_row(service, pause, now) for pause in controller.fleet.pauses()),
     )
+
+
+def pause_row(service: str, pause: Pause, now: float) -> Mapping[str, str | int | float | None]:
+    """Launches that wait; `now` and `until` are Unix seconds, None where one may be tried now."""
+    return {
+        "service": service,
+        "host": pause.host,
+        "failures": pause.failures,
+        "breaker": "open" if pause.is_open else "closed",
+        "until": round(now + pause.wait_s, 1) if pause.wait_s else None,
+        "why": pause.why,
+    }
 
 
 def readiness(sites: Mapping[str, Site]) -> tuple[bool, str]:
@@ -82,6 +102,7 @@ def vm_row(status: VmStatus) -> VmRow:
         image=status.generation[:12] or None,
         role=status.role,
         path=status.path.value,
+        protected=status.protected,
     )
 
 
@@ -96,12 +117,22 @@ def stray_row(host: str, domain: Domain) -> VmRow:
         memory_bytes=domain.sample.memory_bytes if domain.sample else None,
         image=domain.identity.generation[:12] or None,
         role=domain.identity.role,
+        protected=domain.identity.protected,
     )
 
 
 def host_row(
-    name: str, uri: str, info: HostInfo | None, error: str | None, replicas: int
+    name: str,
+    uri: str,
+    info: HostInfo | None,
+    error: str | None,
+    replicas: int,
+    contact: Contact = NO_CALLS,
+    pauses: Mapping[str, Pause] = MappingProxyType({}),
+    now: float = 0.0,
 ) -> HostRow:
+    """A host as it is now; `pauses` of launches there, by service; `now`: Unix seconds."""
+    silent = contact.silent_s
     return HostRow(
         name=name,
         uri=info.uri if info else uri,
@@ -111,6 +142,10 @@ def host_row(
         libvirt_version=info.libvirt_version if info else None,
         replicas=replicas,
         error=error,
+        silent_since=None if silent is None else round(now - silent, 1),
+        hung_calls=contact.hanging,
+        held_by=contact.holder or None,
+        pauses=tuple(pause_row(service, pause, now) for service, pause in pauses.items()),
     )
 
 
@@ -119,6 +154,7 @@ def autoscaler_rows(
     logs: Mapping[str, DecisionLog],
     activations: Mapping[str, HistogramRow],
     guest_cores: Mapping[str, float],
+    contacts: Mapping[str, Contact] = MappingProxyType({}),
 ) -> AutoscalerRows:
     """Everything the autoscaler shows at one instant."""
     statuses = [s for c in controllers.values() for s in c.fleet.statuses()]
@@ -158,8 +194,34 @@ def autoscaler_rows(
         decisions=dict(decisions),
         last_scale_unix_s=last,
         activations=activations,
+        breakers={name: c.fleet.gate.is_open for name, c in controllers.items()},
+        host_breakers={
+            (name, pause.host): pause.is_open
+            for name, controller in controllers.items()
+            for pause in controller.fleet.pauses()
+            if pause.host is not None
+        },
+        calls={
+            (host, outcome): number
+            for host, contact in contacts.items()
+            for outcome, number in contact.calls.items()
+        },
+        hung_calls={host: contact.hanging for host, contact in contacts.items()},
+        rollouts={
+            (name, word): number
+            for name, controller in controllers.items()
+            for word, number in _rollout(controller).items()
+        },
         vms=tuple(_vm_metrics(s, guest_cores.get(s.name)) for s in statuses),
     )
+
+
+def _rollout(controller: Controller) -> Mapping[str, int]:
+    rollout = controller.fleet.turnover.rollout
+    if rollout is None or not rollout.goes_on:
+        return {}
+    new, old = controller.fleet.new_and_old()
+    return {"new": len(new), "old": len(old)}
 
 
 def signal_ratios(

@@ -21,9 +21,12 @@ from autoscale.fleet import VmFleet
 from autoscale.host import Hypervisor, ImageUnavailable
 from autoscale.model import Demand, Happening, Reason, VmState
 from autoscale.model import Path as Way
+from autoscale.rollout import Rollout
 from autoscale.rules import Mode, Override
 from autoscale.vm import BootFiles, VmShape
-from guest import image as guest_image
+from guest.image import ImageError
+from guest.own.image import OwnImage
+from guest.own.image import find as find_image
 from lb.admin.control import RefusedError, ScaleOrder
 from lb.config import ScaleConfig, ServiceConfig, VmConfig
 from lb.decisions import DecisionLog, Decisions
@@ -31,7 +34,9 @@ from lb.forecast_file import ForecastFile
 from lb.overrides import Overrides, in_words
 from lb.pool import Pool
 from lb.probe import Manner, probe
+from lb.rollouts import Rollouts
 from lb.scale_rules import rules_of
+from lb.scaler_rollout import ScalerRollout
 from lb.tasks import cancel, spawn
 
 log = logging.getLogger(__name__)
@@ -51,8 +56,8 @@ SPARE_S: Final = 10.0
 class Scaler:
     """Of a service whose configuration has VMs. `demand` is what its clients ask for, `manner` how
     its backends are spoken to now; `home` is where forecasts are kept, `images_home` where images
-    are; `hosts`, `overrides` and `decisions` are shared by all services. `note` writes the journal,
-    `activated` takes the seconds of each start."""
+    are; `hosts`, `overrides`, `rollouts` and `decisions` are shared by all services. `note` writes
+    the journal, `activated` takes the seconds of each start."""
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Scaler:
         home: Path,
         images_home: Path,
         overrides: Overrides,
+        rollouts: Rollouts,
         decisions: Decisions,
         note: Callable[[Happening], None],
         activated: Callable[[Way, float], None],
@@ -76,17 +82,20 @@ class Scaler:
         self._hosts = hosts
         self._manner = manner
         self._overrides = overrides
+        self._rollouts = rollouts
         self._forecast_file = ForecastFile(home / "forecasts", pool.service)
         self._note = note
         self._retiring = False
         self._said: Override | None = None
+        self._never_copied: set[str] = set()
+        """Images of which it was said."""
         self._task: asyncio.Task[None] | None = None
         self.log = DecisionLog(decisions)
         self.fleet = VmFleet(
             pool.service,
             hosts,
             _shape(vm, config.scale),
-            lambda: _boot_files(images_home, self._vm.image),
+            lambda image: self._files(images_home, image),
             instance=instance,
             max_existing=config.scale.max,
             clock=time.monotonic,
@@ -99,8 +108,11 @@ class Scaler:
             check=self._is_ready,
             new_seed=lambda: secrets.token_bytes(SEED_BYTES),
             activated=activated,
+            answers=pool.answers,
+            rolled=self._rolled,
         )
         self.fleet.burst = config.scale.burst
+        self.fleet.turnover.remember(rollouts.of(pool.service))
         self.controller = Controller(
             self.fleet,
             hosts,
@@ -114,6 +126,12 @@ class Scaler:
             decided=self._decided,
         )
         self.fleet.on_news = self.controller.wake
+        self.rollout = ScalerRollout(
+            self.fleet,
+            lambda: self._vm.image,
+            lambda image: _boot_files(images_home, image),
+            self.controller.wake,
+        )
         self._go_by_rules()
 
     @property
@@ -124,8 +142,19 @@ class Scaler:
         """Run once the hosts were opened, or could not be: the first request does not wait."""
         self._task = spawn(self._run(opening), name=f"scaler {self.fleet.service}")
 
+    def _files(self, home: Path, image: str) -> BootFiles:
+        """What a replica boots from. Raises ImageUnavailable."""
+        files = _boot_files(home, image)
+        if files.own_disk and self._vm.snapshot == "auto" and image not in self._never_copied:
+            self._never_copied.add(image)
+            why = f"replicas of image {image} write to disks of their own, and are never copied"
+            self._note(Happening("host.no_copies", self._service, image, Reason.NO_SNAPSHOTS, why))
+        return files
+
     async def _run(self, opening: asyncio.Task[None]) -> None:
         await asyncio.wait([opening])
+        if self._config.vm is not None:
+            self.fleet.turnover.configured(self._vm.image)  # it may have changed meanwhile
         learned = await self._forecast_file.load(self._config.scale.season)
         if learned is not None:
             self.controller.remember(learned)
@@ -144,6 +173,7 @@ class Scaler:
         self._config = config
         self._vm = config.vm or VmConfig()
         self.fleet.shape = _shape(self._vm, config.scale)
+        self.fleet.turnover.configured(self._vm.image)
         self.fleet.max_existing = config.scale.max
         self.fleet.burst = config.scale.burst
         self.controller.interval_s = config.scale.sample_interval
@@ -193,6 +223,8 @@ class Scaler:
         vm = self.fleet.get(name)
         if vm is None or not vm.alive:
             raise RefusedError(f"{name} is leaving already")
+        if vm.protected:
+            raise RefusedError(f"{name} is protected: `lbctl vm protect {name} --off` first")
         low, active = self.controller.rules.min, self.fleet.counts().active
         if vm.serves_or_will and active <= low:
             raise RefusedError(
@@ -201,6 +233,18 @@ class Scaler:
             )
         self.fleet.retire(name, Reason.OPERATOR)
         self.controller.wake()
+
+    def protect_vm(self, name: str, *, protected: bool) -> None:
+        """Spare this one, or no longer. Raises RefusedError for one that is leaving."""
+        vm = self.fleet.get(name)
+        if vm is None or not vm.alive:
+            raise RefusedError(f"{name} is leaving already")
+        self.fleet.protect(name, protected)
+        self.controller.wake()
+
+    def _rolled(self, rollout: Rollout | None) -> None:
+        self._rollouts.put(self._service, rollout)
+        spawn(self._rollouts.save(), name=f"remembering the rollout of {self._service}")
 
     def _decided(self, decision: Decision) -> None:
         now = time.time()
@@ -324,14 +368,29 @@ def _shape(vm: VmConfig, scale: ScaleConfig) -> VmShape:
         shutdown_timeout_s=vm.shutdown_timeout,
         standby=scale.standby,
         snapshot=vm.snapshot == "auto",
+        image=vm.image,
+        max_lifetime_s=vm.max_lifetime,
     )
 
 
 def _boot_files(home: Path, name: str) -> BootFiles:
     try:
-        image = guest_image.load(home, name)
-    except guest_image.ImageError as error:
+        image = find_image(home, name)
+    except ImageError as error:
         raise ImageUnavailable(str(error)) from error
+    if isinstance(image, OwnImage):
+        return BootFiles(
+            generation=image.checksum,
+            kernel="",
+            initrd="",
+            disk=image.disk.path,
+            cmdline="",
+            own_disk=True,
+            disk_format=image.disk.format,
+            disk_bytes=image.virtual_bytes,
+            below=tuple((layer.path, layer.format) for layer in image.layers[1:]),
+            user_data=image.user_data,
+        )
     return BootFiles(
         generation=image.checksum,
         kernel=str(image.kernel),

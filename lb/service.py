@@ -19,20 +19,20 @@ from autoscale.model import Path as Way
 from lb import config_file, rows
 from lb.admin import access
 from lb.admin.api import AdminServer
-from lb.admin.control import HostRow, RefusedError, ScaleOrder, ScaleRow, UnknownNameError, VmRow
+from lb.admin.control import HostRow, RefusedError, VmRow
 from lb.backend import BackendView
 from lb.config import Config, ConfigError, ServiceConfig, load_config
 from lb.config_changes import Changes, changes
-from lb.decisions import DecisionLog, Decisions
+from lb.decisions import Decisions
 from lb.error_pages import ErrorPages
 from lb.errors import LbError
+from lb.fleet_orders import FleetOrders
 from lb.guestview import GuestView
 from lb.hosts import Hosts
 from lb.installation import Installation
 from lb.journal import Journal
 from lb.listener import ProxyServer
 from lb.metrics import AutoscalerRows, Histogram, Metrics
-from lb.overrides import Overrides
 from lb.pool import Change, Pool
 from lb.probe import Manner
 from lb.routes import Routes
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 Pages = Mapping[str, ErrorPages]
 
 
-class Balancer:
+class Balancer(FleetOrders):
     """Everything `lbctl up` runs. Implements `lb.admin.control.Control`.
 
     `config_path` is the file that `config` was read from. `hosts` replaces the configured
@@ -66,6 +66,7 @@ class Balancer:
         self._config_path = config_path
         self._folder = config_path.parent if config_path is not None else Path.cwd()
         self.config = config = config_file.below(config, self._folder)
+        super().__init__(installation.home)
         self._home = installation.home
         self._images_home = images_home or installation.home
         self._instance = installation.instance
@@ -74,10 +75,9 @@ class Balancer:
         self._metrics = Metrics()
         self._activations = {Way.COLD: Histogram()}
         self._decisions = Decisions()
-        self._overrides = Overrides(self._home / "overrides.json")
         self._token = access.ensure_token(self._home)
         pages = config_file.read_files(config)
-        self._services = {name: self._make(name, config, pages) for name in config.service}
+        self._services.update({n: self._make(n, config, pages) for n in config.service})
         self._server = ProxyServer(
             config.proxy,
             self._sites(config),
@@ -129,6 +129,7 @@ class Balancer:
             home=self._home,
             images_home=self._images_home,
             overrides=self._overrides,
+            rollouts=self._rollouts,
             decisions=self._decisions,
             note=self._note,
             activated=self._activated,
@@ -300,8 +301,7 @@ class Balancer:
         def gone() -> None:
             self._server.cut(served.site)
             self._forget(served.name)
-            self._overrides.put(served.name, None)
-            spawn(self._overrides.save(), name=f"forgetting the override of {served.name}")
+            self._forget_orders(served.name)
             self._note(_told("gone", f"service {served.name} has left", served.name))
             spawn(served.close(), name=f"closing of {served.name}")
 
@@ -356,6 +356,7 @@ class Balancer:
             {name: scaler.log for name, scaler in scalers.items()},
             {path.value: starts.row() for path, starts in self._activations.items()},
             self._guests.cores,
+            self._hosts.contacts,
         )
 
     # --- Control: what the admin API asks
@@ -383,11 +384,6 @@ class Balancer:
     def host_infos(self) -> dict[str, HostInfo]:
         """What the open hypervisors are."""
         return self._hosts.infos
-
-    @property
-    def _scalers(self) -> dict[str, Scaler]:
-        found = {name: served.scaler for name, served in self._services.items()}
-        return {name: scaler for name, scaler in found.items() if scaler is not None}
 
     @property
     def controllers(self) -> dict[str, Controller]:
@@ -428,41 +424,8 @@ class Balancer:
         ours = [s for c in self.controllers.values() for s in c.fleet.statuses()]
         return [*(rows.vm_row(status) for status in ours), *self._strays.rows()]
 
-    async def spawn_vm(self, service: str) -> ScaleRow:
-        self._scaler_of(service).spawn()
-        await self._overrides.save()
-        return self.scale(service)
-
-    async def retire_vm(self, name: str) -> None:
-        owner = next((s for s in self._scalers.values() if s.fleet.get(name) is not None), None)
-        if owner is None:
-            raise UnknownNameError(
-                f"no service has a VM {name}; a stray ends by `lbctl up --retire-vms`"
-            )
-        owner.retire_vm(name)
-
     async def hosts(self) -> list[HostRow]:
         return self._hosts.rows(self.controllers)
-
-    def scale(self, service: str) -> ScaleRow:
-        scaler = self._service(service).scaler
-        if scaler is None:
-            return rows.scale_row(service, None, DecisionLog())
-        return rows.scale_row(service, scaler.controller, scaler.log)
-
-    async def set_scale(self, service: str, order: ScaleOrder) -> ScaleRow:
-        self._scaler_of(service).order(order)
-        await self._overrides.save()
-        return self.scale(service)
-
-    def _scaler_of(self, service: str) -> Scaler:
-        served = self._service(service)
-        if served.leaving or served.scaler is None:
-            raise RefusedError(
-                f"service {service} has no VMs to scale: add [service.{service}.vm] to the"
-                " configuration"
-            )
-        return served.scaler
 
     @property
     def decisions(self) -> Decisions:
@@ -474,14 +437,6 @@ class Balancer:
     def is_ready(self) -> tuple[bool, str]:
         # not those that leave, or get ready to come
         return rows.readiness(self._sites(self.config))
-
-    def _service(self, name: str) -> Served:
-        served = self._services.get(name)
-        if served is None:
-            raise UnknownNameError(
-                f"there is no service {name!r}: {', '.join(self._services)} is served"
-            )
-        return served
 
 
 def _routes(config: Config) -> Routes:

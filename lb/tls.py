@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cryptography import x509
-
-from lb import self_signed
 from lb.address import split_address
 from lb.config_proxy import TlsConfig
 from lb.config_service import UpstreamTlsConfig
 from lb.errors import LbError
+
+if TYPE_CHECKING:
+    # imported where a certificate is read: 25 ms that a start without TLS need not pay
+    from cryptography import x509
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class ServerTls:
         `names` where clients connect to others than at the start."""
         files = [(part.cert, part.key) for part in config.certificates]
         if config.self_signed:
+            from lb import self_signed
+
             try:
                 cert, key = self_signed.ensure(
                     self._home, self._names if names is None else names, now=self._now()
@@ -247,6 +250,8 @@ def _certificate(cert: str, key: str, config: TlsConfig) -> Certificate:
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:
+    from cryptography import x509
+
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
@@ -344,6 +349,8 @@ def _why(error: OSError) -> str:
 
 def _leaf(path: str) -> x509.Certificate:
     """The first certificate of a chain: the server's own."""
+    from cryptography import x509
+
     data = _read(path)
     try:
         return x509.load_pem_x509_certificates(data)[0]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from lb.backend import Backend
 from lb.config import QueueConfig
 from lb.errors import (
+    AllDoubtedError,
+    AllLostError,
     AllTriedError,
     AtCapacityError,
     NoBackendError,
@@ -92,7 +94,7 @@ class WaitingLine:
             return self.lease_now(key=key, prefer=prefer, exclude=exclude)
         except AtCapacityError:
             pass
-        except (PoolEmptyError, NoneReadyError):
+        except (PoolEmptyError, NoneReadyError, AllLostError, AllDoubtedError):
             coming_s = self.awaited()
             if coming_s <= 0:
                 raise
@@ -227,6 +229,8 @@ class WaitingLine:
                 try:
                     waiter.place.set_result(self._lease_for(waiter))
                 except AllTriedError as error:
+                    if isinstance(error, AllDoubtedError) and self.awaited() > 0:
+                        return  # a probe will tell
                     # Only those it failed on are left: it may ask one of them again, and need not
                     # wait.
                     waiter.place.set_exception(error)

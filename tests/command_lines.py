@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from lb.cli import cli as lbctl
+from lb.commands.rollout import WithDefault
 from loadtest.cli import cli as loadtest
 from loadtest.plan import Plan, parse_rate
 from loadtest.plan import parse_duration as parse_phase_duration
@@ -128,6 +129,9 @@ def check_mentioned(command: click.Command, words: Sequence[str], where: str) ->
             for other in alternatives:
                 assert other in command.commands, f"{where}: no command {other}"
             command = command.commands[alternatives[0]]
+            options |= {option for parameter in command.params for option in parameter.opts}
+        elif isinstance(command, WithDefault):
+            command = command.commands[WithDefault.DEFAULT]
             options |= {option for parameter in command.params for option in parameter.opts}
         elif alternatives[0].startswith("-"):
             assert alternatives[0] in options, f"{where}: no option {alternatives[0]}"

@@ -13,6 +13,8 @@ from lb.admin.api import AdminServer
 from lb.admin.control import (
     HostRow,
     RefusedError,
+    RolloutOrder,
+    RolloutRow,
     ScaleOrder,
     ScaleRow,
     UnknownNameError,
@@ -53,6 +55,22 @@ HOST = HostRow(
 )
 
 
+ROLLOUT = RolloutRow(
+    service="web",
+    phase="running",
+    image_from="webapp",
+    image_to="next",
+    new=1,
+    old=3,
+    protected=(),
+    max_surge=1,
+    pause_at=None,
+    judged=True,
+    started_at=1000.0,
+    sentence="1 of 4 replicas are of next",
+)
+
+
 class FakeControl:
     """Implements `Control`. What it says of VMs, hosts and readiness is set by the test."""
 
@@ -69,6 +87,8 @@ class FakeControl:
         self.applied: list[tuple[str | None, Path | None, bool]] = []
         self.decisions = Decisions()
         self.orders: list[tuple[str, ScaleOrder]] = []
+        self.rollout_rows: list[RolloutRow] = []
+        self.rollout_orders: list[tuple[str, RolloutOrder]] = []
         self.changes = Changes(("service api is new",), ("admin changed: needs a restart",))
 
     @property
@@ -107,6 +127,30 @@ class FakeControl:
         if len(self.vm_rows) == 1:
             raise RefusedError("service web has 1 of at least 1 replicas")
         self.vm_rows = [row for row in self.vm_rows if row.name != name]
+
+    async def protect_vm(self, name: str, *, protected: bool) -> None:
+        if name not in [row.name for row in self.vm_rows]:
+            raise UnknownNameError(f"no service has a VM {name}")
+        self.vm_rows = [
+            replace(row, protected=protected) if row.name == name else row for row in self.vm_rows
+        ]
+
+    def rollouts(self) -> list[RolloutRow]:
+        return self.rollout_rows
+
+    def rollout(self, service: str) -> RolloutRow:
+        self._pool(service)
+        for row in self.rollout_rows:
+            if row.service == service:
+                return row
+        raise UnknownNameError(f"service {service} has no rollout")
+
+    async def order_rollout(self, service: str, order: RolloutOrder) -> RolloutRow:
+        self._pool(service)
+        if order.image == "missing":
+            raise RefusedError("no image 'missing': run `lbctl image build`")
+        self.rollout_orders.append((service, order))
+        return replace(ROLLOUT, service=service)
 
     async def hosts(self) -> list[HostRow]:
         return self.host_rows

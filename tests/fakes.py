@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from autoscale.domain_xml import Identity, VmSpec
 from autoscale.host import (
+    Contact,
     Domain,
     DomainRefused,
     HostInfo,
@@ -235,7 +236,11 @@ class FakeHypervisor:
         """What is saved there, by key."""
         self.unusable = False
         """True: what is saved there turns out to be no good."""
+        self.refuses: DomainRefused | None = None
+        """What it says to every start, until it is None again."""
         self.is_open = False
+        self.broken: dict[str, Fault] = {}
+        """Images that are no good, by generation: how every start of them goes wrong."""
         self._faults: deque[Fault] = deque()
         self._odd: dict[str, deque[Odd]] = defaultdict(deque)
         self._held: dict[str, asyncio.Event] = {}
@@ -282,7 +287,7 @@ class FakeHypervisor:
         self.unreachable = self.unusable = False
         for verb in tuple(self._held):
             self.release_calls(verb)
-        self.limit_fault = None
+        self.limit_fault = self.refuses = None
         for domain in self.domains.values():
             domain.will_not_die = False
 
@@ -325,6 +330,10 @@ class FakeHypervisor:
     @property
     def info(self) -> HostInfo | None:
         return self._describe() if self.is_open else None
+
+    @property
+    def contact(self) -> Contact:
+        return Contact()
 
     async def open(self) -> HostInfo:
         await self._answer("open", "")
@@ -373,7 +382,10 @@ class FakeHypervisor:
     async def _start(self, spec: VmSpec, called: str, takes_s: float) -> Identity:
         if "create" in self._held:
             await self._held["create"].wait()
-        fault = self._faults.popleft() if self._faults else None
+        if self.refuses is not None:
+            raise self.refuses
+        generation = spec.identity.generation
+        fault = self._faults.popleft() if self._faults else self.broken.get(generation)
         if fault is Fault.REFUSED:
             raise DomainRefused(f"{self._name} refuses {spec.name}: no more memory")
         if fault is Fault.LOST:

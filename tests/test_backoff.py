@@ -5,7 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscale.backoff import BREAKER_AFTER, LONGEST_WAIT_S, PROBE_AFTER_S, LaunchGate
+from autoscale.backoff import (
+    BREAKER_AFTER,
+    LONGEST_WAIT_S,
+    PROBE_AFTER_S,
+    LaunchGate,
+    Reconnect,
+)
 
 NOW = 1000.0
 
@@ -49,3 +55,27 @@ def test_it_never_waits_longer_than_the_breaker_and_never_less_than_before(
         assert works or wait >= longest - 1e-6
         longest = 0.0 if works else wait
         assert gate.is_open == (gate.failures >= BREAKER_AFTER)
+
+
+# --- connections
+
+
+def test_a_connection_is_tried_again_after_2_4_8_16_then_30_s() -> None:
+    retry, waits = Reconnect(), []
+    assert retry.allows(NOW)
+    for _ in range(6):
+        retry = retry.failed(NOW, jitter=0.0)
+        waits.append(retry.not_before - NOW)
+        assert not retry.allows(retry.not_before - 0.1)
+        assert retry.allows(retry.not_before)
+    assert waits == [2, 4, 8, 16, 30, 30]
+
+
+@given(st.integers(0, 5000), st.floats(0, 1))
+def test_jitter_takes_half_of_a_wait_at_most_and_nothing_of_the_first(
+    failures: int, jitter: float
+) -> None:
+    whole = Reconnect(failures).failed(NOW, 0.0).not_before - NOW
+    wait = Reconnect(failures).failed(NOW, jitter).not_before - NOW
+    assert whole / 2 - 1e-6 <= wait <= whole <= 30
+    assert failures or wait == whole == 2

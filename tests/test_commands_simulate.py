@@ -19,7 +19,7 @@ from autoscale.compare import OURS, OURS_COLD, RIVALS
 from lb.cli import cli
 from lb.commands.base import INTERRUPTED
 from lb.commands.simulate import PLOT_SUFFIXES
-from tests.test_cli import says
+from tests.cli_harness import says
 
 SHORT = "seconds,requests_per_second\n0,5\n30,30\n90,5\n"
 

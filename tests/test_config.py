@@ -264,12 +264,12 @@ def test_a_services_tables_must_agree(tables: dict[str, Any], complaint: str) ->
 @pytest.mark.parametrize(
     ("given", "windows"),
     [
-        ({"grow_window": "10s"}, (1, 2, 10)),
-        ({"grow_window": "1500ms", "sample_interval": 0.5}, (1, 1.5, 1.5)),
-        ({"grow_window": 0.5, "sample_interval": 0.2}, (0.5, 0.5, 0.5)),
-        ({"grow_window": "10s", "snapshot_window": "500ms"}, (0.5, 0.5, 10)),
-        ({"grow_window": "10s", "standby_window": 0}, (0, 2, 10)),
-        ({"grow_window": "10s", "snapshot_window": "3s"}, (1, 3, 10)),
+        ({"grow_window": "10s"}, (0.5, 0.5, 10)),
+        ({"grow_window": "600ms", "sample_interval": 0.3}, (0.5, 0.5, 0.6)),
+        ({"grow_window": 0.4, "sample_interval": 0.2}, (0.4, 0.4, 0.4)),
+        ({"grow_window": "10s", "snapshot_window": "300ms"}, (0.3, 0.3, 10)),
+        ({"grow_window": "10s", "standby_window": 0}, (0, 0.5, 10)),
+        ({"grow_window": "10s", "snapshot_window": "3s"}, (0.5, 3, 10)),
     ],
 )
 def test_cheaper_ways_are_never_slower_than_the_window_that_was_shortened(

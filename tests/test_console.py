@@ -42,3 +42,17 @@ def test_files_of_machines_that_ended_while_nobody_ran_are_swept_and_no_others(
 
 def test_nothing_to_sweep_where_no_machine_ever_ran(tmp_path: Path) -> None:
     Consoles(tmp_path / "never", "a").sweep(())
+
+
+def test_libvirts_own_log_of_a_machine_goes_with_its_console_and_no_other(tmp_path: Path) -> None:
+    logs = tmp_path / "log"
+    logs.mkdir()
+    for vm in ("web-1", "web-2", "database"):
+        (logs / f"{vm}.log").write_text("x")
+    before = Consoles(tmp_path / "console", "a", logs)
+    for vm in ("web-1", "web-2"):
+        Path(before.prepare(vm)).write_text("x")
+    before.remove("web-1")
+    assert {path.stem for path in logs.iterdir()} == {"web-2", "database"}
+    Consoles(tmp_path / "console", "a", logs).sweep(())
+    assert {path.stem for path in logs.iterdir()} == {"database"}

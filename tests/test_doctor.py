@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from guest.own.image import add
 from lb import doctor
 from lb.config import Config, HypervisorConfig, parse_config
 from lb.doctor import Check, HostFacts
+from tests import disks
 
 CONFIG = Config()
 
@@ -183,3 +185,46 @@ def test_a_home_too_deep_for_sockets(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up(tmp_path: Path, free: int, verdict: str) -> None:
     assert doctor.check_disk(tmp_path, free).verdict == verdict
     assert doctor.check_disk(tmp_path / "not made").finding.endswith("GB free")
+
+
+# ── images of one's own ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Path:
+    """An own image `cloud` in LBCTL_HOME; the path of its file."""
+    file = tmp_path / "cloud.img"
+    file.write_bytes(disks.raw())
+    add("cloud", file, tmp_path, lambda _what, _done: None)
+    return file
+
+
+def check_cloud(home: Path, uri: str = "qemu:///embed") -> Check:
+    service = {"vm": {"image": "cloud"}}
+    config = parse_config({"hypervisor": [{"uri": uri}], "service": {"web": service}})
+    (check,) = doctor.check_images(config, home)
+    return check
+
+
+def test_an_own_image_is_looked_at_as_before_a_boot(tmp_path: Path, cloud: Path) -> None:
+    check = check_cloud(tmp_path)
+    assert (check.name, check.verdict, check.fix) == ("image cloud", "ok", "")
+    assert str(cloud) in check.finding
+    cloud.write_bytes(disks.raw(2 << 20))
+    check = check_cloud(tmp_path)
+    assert (check.verdict, check.finding) == (
+        "fail",
+        f"image 'cloud': {cloud} has changed since it was added",
+    )
+    assert check.fix == f"run `lbctl image add cloud {cloud} --force`"
+
+
+def test_an_image_that_another_user_cannot_read_matters_to_a_daemon(
+    tmp_path: Path, cloud: Path
+) -> None:
+    cloud.chmod(0o600)
+    assert check_cloud(tmp_path).verdict == "ok"
+    check = check_cloud(tmp_path, "qemu:///system")
+    assert check.verdict == "fail"
+    assert "not readable for others" in check.finding
+    assert check.fix == f"chmod o+r {cloud}"

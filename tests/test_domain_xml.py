@@ -15,6 +15,7 @@ from autoscale.domain_xml import (
     DomainXmlError,
     HostSettings,
     Identity,
+    OwnDisk,
     VmSpec,
     domain_xml,
     host_cpu_xml,
@@ -229,3 +230,55 @@ def test_whether_a_host_changes_the_owner_of_files() -> None:
 def test_the_hosts_cpu_out_of_its_capabilities() -> None:
     assert "<model>EPYC</model>" in host_cpu_xml(OFFERED)
     assert host_cpu_xml("<capabilities><host/></capabilities>") == ""
+
+
+# --- a disk of its own
+
+OWN = replace(SPEC, kernel="", initrd="", cmdline="", own_disk=True, disk="/user/cloud.qcow2")
+
+
+def own_disks(own: OwnDisk, **settings: object) -> tuple[ET.Element, ET.Element, ET.Element]:
+    """Its domain, the disk that it writes to, and the seed."""
+    domain = xml(OWN, replace(USER, own_disk=own, **settings))  # type: ignore[arg-type]
+    disk, seed = domain.findall("devices/disk")
+    return domain, disk, seed
+
+
+def test_an_own_disk_is_booted_by_the_firmware_and_written_to() -> None:
+    domain, disk, _ = own_disks(OwnDisk("/disks/web", "raw", "/disks/web.iso", transient=True))
+    assert domain.find("os/kernel") is None
+    assert domain.find("os/cmdline") is None
+    assert domain.find("os/boot").attrib == {"dev": "hd"}  # type: ignore[union-attr]
+    assert disk.find("source").attrib == {"file": "/disks/web"}  # type: ignore[union-attr]
+    assert disk.find("driver").get("type") == "raw"  # type: ignore[union-attr]
+    assert disk.find("transient").attrib == {"shareBacking": "yes"}  # type: ignore[union-attr]
+    for word in ("readonly", "shareable"):
+        assert disk.find(word) is None
+
+
+def test_the_seed_is_a_read_only_virtio_disk() -> None:
+    """Whoever boots from a virtio disk reads it; no other driver is needed."""
+    _, disk, seed = own_disks(OwnDisk("/disks/web", "raw", "/disks/web.iso"))
+    assert seed.get("device") == "disk"
+    assert seed.find("source").get("file") == "/disks/web.iso"  # type: ignore[union-attr]
+    assert seed.find("target").attrib == {"dev": "vdb", "bus": "virtio"}  # type: ignore[union-attr]
+    assert seed.find("readonly") is not None
+    assert disk.find("transient") is None, "a volume of a daemon's is an overlay already"
+
+
+def test_the_whole_chain_is_told_and_no_file_of_the_users_is_chowned() -> None:
+    below = (("/user/cloud.qcow2", "qcow2"), ("/user/base.img", "raw"))
+    own = OwnDisk("/user/overlay.qcow2", "qcow2", "/user/seed.iso", below)
+    _, disk, _ = own_disks(own, relabels=True)
+    assert disk.find("source/seclabel") is None, "libvirt made this one, and owns it"
+    first = disk.find("backingStore")
+    assert first is not None
+    second = first.find("backingStore")
+    assert second is not None
+    for store, (path, format_) in ((first, below[0]), (second, below[1])):
+        assert store.find("source").get("file") == path  # type: ignore[union-attr]
+        assert store.find("format").get("type") == format_  # type: ignore[union-attr]
+        assert store.find("source/seclabel").get("relabel") == "no"  # type: ignore[union-attr]
+    end = second.find("backingStore")
+    assert end is not None
+    assert len(end) == 0, "libvirt looks for nothing further"

@@ -61,6 +61,19 @@ def test_what_is_too_long_says_which_setting_to_shorten(short: Path) -> None:
         of(f"qemu:///embed?root={short}/file/x").prepare()
 
 
+def test_who_has_it_open_is_named_by_its_number_where_that_is_known(tmp_path: Path) -> None:
+    root = of(f"qemu:///embed?root={tmp_path}")
+    refused = (
+        "Failed to acquire pid file '/r/run/qemu/driver.pid': Resource temporarily unavailable"
+    )
+    lock = tmp_path / "run/qemu/driver.pid"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("28823")
+    assert root.explain(refused).startswith(f"process 28823 is using {tmp_path}: stop it")
+    lock.write_bytes(b"\xff?")
+    assert root.explain(refused).startswith(f"another process is using {tmp_path}: stop it")
+
+
 @pytest.mark.parametrize(
     ("message", "advice"),
     [
@@ -72,3 +85,31 @@ def test_what_is_too_long_says_which_setting_to_shorten(short: Path) -> None:
 )
 def test_a_refusal_says_what_to_do(message: str, advice: str) -> None:
     assert advice in of("qemu:///embed").explain(message)
+
+
+def test_what_is_left_of_starts_that_were_cut_short_is_swept_and_nothing_of_those_there(
+    tmp_path: Path,
+) -> None:
+    root = EmbeddedRoot.of("qemu:///embed", tmp_path)
+    assert root is not None
+    assert root.sweep({"web-1"}) == set(), "before libvirt ever ran"
+    lib, run = root.folder / "lib/qemu", root.folder / "run/qemu"
+    kept = [
+        lib / "domain-1-web-1",
+        lib / "domain-2-a-name-that-libvirt-c",
+        lib / "channel/target/domain-1-web-1",
+        lib / "save",
+        run / "web-1.xml.new",
+        run / "web-1.xml",
+    ]
+    left = [lib / "domain-5-web-2", lib / "channel/target/domain-5-web-2", run / "web-3.xml.new"]
+    run.mkdir(parents=True)
+    for path in (*kept, *left):
+        if ".xml" in path.name:
+            path.write_text("x")
+        else:
+            path.mkdir(parents=True)
+            (path / "monitor.sock").write_text("x")
+    assert root.sweep({"web-1", "a-name-that-libvirt-cuts"}) == {"web-2", "web-3"}
+    assert [path for path in kept if not path.exists()] == []
+    assert [path for path in left if path.exists()] == []

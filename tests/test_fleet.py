@@ -44,6 +44,7 @@ async def test_from_nothing_to_one_that_serves() -> None:
     assert world.said() == [
         ("scale.up", Reason.BELOW_MIN),
         ("vm.launch", Reason.BELOW_MIN),
+        ("vm.booting", Reason.BELOW_MIN),
         ("vm.ready", Reason.BELOW_MIN),
     ]
     assert world.boots == [(Path.COLD, 10.0)]

@@ -55,7 +55,7 @@ class Process:
             "web",
             {"local": self.host},
             shape(),
-            lambda: FILES,
+            lambda _image: FILES,
             instance=OURS,
             max_existing=3,
             clock=clock,

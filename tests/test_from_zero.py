@@ -6,16 +6,19 @@ import asyncio
 
 import pytest
 
+from autoscale.model import EventKind, Reason, ScaleEvent
 from lb.config import QueueConfig
 from lb.errors import (
+    AllTriedError,
     AllUnhealthyError,
     NoBackendError,
     NoneReadyError,
     PoolEmptyError,
     QueueFullError,
     QueueTimeoutError,
+    UpstreamResetError,
 )
-from lb.pool import Pool, Report
+from lb.pool import LOST_S, Pool, Report
 from lb.waiting import WaitingLine
 from tests.fake_backend import Exchange, FakeBackend
 from tests.proxy_harness import PATIENCE_S, Proxied, proxied, reason_of, until
@@ -357,3 +360,70 @@ async def test_a_site_takes_requests_where_they_are_served_or_may_wait() -> None
         assert not takes_requests(), "it waits for none that is up and fails its checks"
         with pytest.raises(NoBackendError):
             await site.line.lease()
+
+
+# ── whose only backend has just died ──────────────────────────────────────────────────────────────
+
+
+def dying(*, awaited: float = PATIENCE_S) -> tuple[Pool, WaitingLine, Requests]:
+    """A line before one backend, which broke off a request; nobody knows yet whether it is gone."""
+    pool, line = make("a", limit=9)
+    line.awaited = lambda: awaited
+    pool.record_failure(backend(pool, "a"), UpstreamResetError("reset"))
+    return pool, line, Requests(line)
+
+
+def refuse(pool: Pool, asked_at: float = 100.0) -> None:
+    """The probe's word, asked at that time of a clock that stands at 100."""
+    pool.observe(Report("a", "a:80", ok=False, asked_at=asked_at, certain=True, silent=True))
+
+
+async def test_a_request_that_failed_on_it_and_those_that_come_wait_for_another() -> None:
+    pool, line, requests = dying()
+    await requests.come("again", exclude=[backend(pool, "a")])
+    assert len(line) == 1, "a probe will tell"
+    refuse(pool)
+    await requests.come("new")
+    assert (requests.served, len(line)) == ([], 2)
+    pool.apply(ScaleEvent(EventKind.LEAVE, "web", "a", Reason.CRASHED))
+    join(pool, "b")
+    await settle()
+    assert requests.on == {"again": "b", "new": "b"}
+    await requests.end("again", "new")
+    assert (pool.in_flight, len(line)) == (0, 0)
+
+
+async def test_where_it_is_there_after_all_the_request_may_ask_it_again_at_once() -> None:
+    pool, line, requests = dying()
+    await requests.come("again", exclude=[backend(pool, "a")])
+    pool.observe(Report("a", "a:80", ok=True, asked_at=100.0))
+    await settle()
+    with pytest.raises(AllTriedError):
+        await requests.tasks["again"]
+    assert len(line) == 0
+
+
+async def test_where_nobody_comes_soon_they_are_told_at_once() -> None:
+    pool, line, _ = dying(awaited=0.0)
+    with pytest.raises(AllTriedError):
+        await line.lease(exclude=[backend(pool, "a")])
+    refuse(pool)
+    with pytest.raises(AllUnhealthyError):
+        await line.lease()
+
+
+async def test_one_that_has_been_refusing_for_long_is_not_waited_for() -> None:
+    pool, line = make("a")
+    line.awaited = lambda: PATIENCE_S
+    refuse(pool, asked_at=100.0 - LOST_S - 1)
+    with pytest.raises(AllUnhealthyError):
+        await line.lease()
+
+
+async def test_one_that_only_fails_its_checks_is_not_waited_for() -> None:
+    """It may be busy, and comes back; or it hangs, and nobody is on his way."""
+    pool, line = make("a")
+    line.awaited = lambda: PATIENCE_S
+    pool.observe(Report("a", "a:80", ok=False, asked_at=100.0, timed_out=True))
+    with pytest.raises(AllUnhealthyError):
+        await line.lease()

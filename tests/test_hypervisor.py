@@ -7,6 +7,7 @@ none sees another's machines.
 from __future__ import annotations
 
 import asyncio
+import errno
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from autoscale.domain_xml import Identity, VmSpec
 from autoscale.host import (
+    DiskFull,
     DomainRefused,
     HostUnreachable,
     HypervisorError,
@@ -110,6 +112,19 @@ async def test_gone_already_is_success(host: LibvirtHypervisor) -> None:
     await host.create(spec())
     await host.destroy("web-000001")
     await host.destroy("web-000001")
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_one_that_somebody_defined_goes_for_good(host: LibvirtHypervisor, runs: bool) -> None:
+    """Off and defined it would be listed for ever, and count."""
+    await host.create(spec())
+    theirs = host._conn.lookupByName("web-000001")
+    host._conn.defineXML(theirs.XMLDesc(0))
+    if not runs:
+        theirs.destroy()
+    assert await powers(host) == {"web-000001": PowerState.RUNNING if runs else PowerState.OFF}
+    await host.destroy("web-000001")
+    assert "web-000001" not in everybody(host)
 
 
 async def test_metadata_is_rewritten_live_and_found_by_a_successor(tmp_path: Path) -> None:
@@ -596,6 +611,23 @@ async def test_whatever_a_call_raises_is_a_word_of_ours(
         await host._call(fail)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        libvirt.libvirtError("operation failed: unable to write: No space left on device"),
+    ],
+)
+async def test_a_full_disk_is_told_as_that_whoever_found_out(
+    host: LibvirtHypervisor, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(DiskFull, match=r"^local: .*; make room on that host's disk"):
+        await host._call(fail)
+
+
 async def test_a_limit_that_could_not_be_set_this_time_is_tried_again(
     host: LibvirtHypervisor,
 ) -> None:
@@ -619,3 +651,118 @@ async def test_a_first_listing_sweeps_the_consoles(tmp_path: Path) -> None:
     await host.observe()
     assert not left.exists()
     await host.close()
+
+
+# --- disks of their own
+
+
+def own(folder: Path, name: str = "web-000001", number: int = 1) -> VmSpec:
+    image = folder / "user" / "cloud.img"
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(b"as it is")
+    whole = replace(spec(name, number), own_disk=True, disk=str(image), disk_bytes=1 << 20)
+    return replace(whole, kernel="", initrd="", cmdline="")
+
+
+def files(folder: Path) -> set[str]:
+    """What lies in our home for VMs."""
+    return {path.name for path in folder.rglob("*") if not path.is_dir()} - {"node.xml"}
+
+
+def holds(path: str, content: bytes) -> bool:
+    return Path(path).read_bytes() == content
+
+
+async def test_what_a_vm_writes_to_goes_with_it(tmp_path: Path) -> None:
+    host = make(tmp_path)
+    host._local_files = True  # as on qemu:///session
+    await host.open()
+    wanted = own(tmp_path)
+    await host.create(wanted)
+    assert files(tmp_path / "disks") == {"web-000001", "web-000001.iso"}
+    with pytest.raises(DomainRefused):
+        await host.create(own(tmp_path, "web-000002"))  # the same UUID
+    assert files(tmp_path / "disks") == {"web-000001", "web-000001.iso"}
+    await host.observe()
+    assert files(tmp_path / "disks") == {"web-000001", "web-000001.iso"}, "it is there: not swept"
+    await host.destroy("web-000001")
+    assert files(tmp_path) == {"cloud.img"}
+    await host.create(wanted)
+    host._conn.lookupByName("web-000001").destroy()  # it vanished
+    await host.destroy("web-000001")
+    assert files(tmp_path) == {"cloud.img"}
+    assert holds(wanted.disk, b"as it is")
+    await host.close()
+
+
+async def test_a_successor_keeps_what_a_vm_that_is_there_writes_to(tmp_path: Path) -> None:
+    """And only that: what was left of others goes at its first listing."""
+    first = make(tmp_path, "test:///default")
+    first._local_files = True
+    await first.open()
+    await first.create(own(tmp_path, "web-adopted-1", 11))
+    for name in ("web-gone", "web-gone.TRANSIENT-web-gone"):
+        (tmp_path / "disks" / "local" / name).touch()
+    successor = make(tmp_path, "test:///default")
+    successor._local_files = True
+    await successor.observe()
+    await first.close()
+    assert files(tmp_path / "disks") == {"web-adopted-1", "web-adopted-1.iso"}
+    await successor.destroy("web-adopted-1")
+    assert files(tmp_path / "disks") == set()
+    await successor.close()
+
+
+async def test_a_disk_that_cannot_be_made_is_a_refusal(tmp_path: Path) -> None:
+    host = make(tmp_path)
+    host._local_files = True
+    await host.open()
+    (tmp_path / "disks").write_text("a file, where a folder has to be")
+    with pytest.raises(HypervisorError):
+        await host.create(own(tmp_path))
+    assert await host.observe() == ()
+    await host.close()
+
+
+async def test_an_overlay_is_a_volume_where_libvirt_is_a_daemon(tmp_path: Path) -> None:
+    """The test driver stores nothing, so the upload fails: no volume and no machine stays."""
+    host = make(tmp_path)
+    await host.open()
+    with pytest.raises(DomainRefused):
+        await host.create(own(tmp_path))
+    assert host._conn.listAllStoragePools() == []
+    assert everybody(host) == {"database", "web-theirs"}
+    assert not (tmp_path / "disks").exists()
+    await host.close()
+
+
+# --- an address that was set aside
+
+
+class Reserving(Answering):
+    """Beside it, a network that has set an address aside for a card."""
+
+    def networkLookupByName(self, _name: str) -> Any:  # noqa: N802
+        return self
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - of the network, and of the domain
+        return """<both><ip><dhcp><host mac='52:54:00:00:00:01' ip='10.0.0.77'/></dhcp></ip>
+        <devices><interface><mac address='52:54:00:00:00:01'/></interface></devices></both>"""
+
+    def lookupByName(self, name: str) -> Any:  # noqa: N802
+        return Reserving(self._conn.lookupByName(name), self._answers)
+
+
+async def test_a_reservation_counts_where_nobody_tells_an_address(
+    host: LibvirtHypervisor,
+) -> None:
+    identity = await host.create(spec())
+    real = host._conn
+    host._conn = Reserving(real, {})
+    assert await host.address("web-000001", identity) == "10.0.0.77:8080"
+    host._conn = Reserving(real, {LEASE: {"vnet0": interface("10.0.0.5")}})
+    assert await host.address("web-000001", identity) == "10.0.0.5:8080", "the last to be asked"
+    host._network = "bridge:br0"
+    host._conn = Reserving(real, {})
+    assert await host.address("web-000001", identity) is None
+    host._conn = real

@@ -4,6 +4,7 @@ errors mean. The test driver rests and wakes by itself; the rest answers by scri
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from autoscale import saved_guest
 from autoscale.domain_xml import HostSettings, Identity, VmSpec, domain_xml, parse_identity
 from autoscale.host import (
+    DiskFull,
     DomainRefused,
     HostUnreachable,
     HypervisorError,
@@ -327,6 +329,21 @@ async def test_a_host_short_of_memory_says_nothing_of_the_file(
     with pytest.raises(DomainRefused) as caught:
         await host.restore(spec("web-b"), "k1")
     assert not isinstance(caught.value, SnapshotUnusable)
+    assert await host.saved() == {"k1"}
+
+
+async def test_a_disk_without_room_for_the_copy_says_nothing_of_the_file(
+    both: tuple[LibvirtHypervisor, Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _ = both
+    await host.save("web-saved", "k1")
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(host._store, "copy", full)
+    with pytest.raises(DiskFull, match="make room on that host's disk"):
+        await host.restore(spec("web-b"), "k1")
     assert await host.saved() == {"k1"}
 
 

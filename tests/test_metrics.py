@@ -140,6 +140,10 @@ def test_the_autoscalers_rows_become_metrics() -> None:
         last_scale_unix_s={"up": 1_700_000_000.0},
         activations={"cold": cold.row()},
         vms=(VmRow("web-1", {"host": 0.9, "guest": 0.7}, {"vcpu": 5.0, "overhead": 1.0}, 1024),),
+        breakers={"web": True, "api": False},
+        host_breakers={("web", "box"): True},
+        calls={("box", "ok"): 7, ("box", "timeout"): 2},
+        hung_calls={"box": 1},
     )
     metrics.autoscaler(lambda: rows)
     seen = scrape(metrics)
@@ -152,6 +156,17 @@ def test_the_autoscalers_rows_become_metrics() -> None:
         (("mode", "auto"), ("service", "web")): 1,
         (("mode", "hold"), ("service", "web")): 0,
     }
+    assert seen["autoscaler_launch_breaker_open"] == {
+        (("service", "web"),): 1,
+        (("service", "api"),): 0,
+    }
+    host_breaker = seen["autoscaler_host_launch_breaker_open"]
+    assert host_breaker == {(("host", "box"), ("service", "web")): 1}
+    assert seen["autoscaler_libvirt_calls_total"] == {
+        (("host", "box"), ("outcome", "ok")): 7,
+        (("host", "box"), ("outcome", "timeout")): 2,
+    }
+    assert seen["autoscaler_libvirt_hung_calls"] == {(("host", "box"),): 1}
     assert seen["autoscaler_forecast_replicas"] == {(("service", "web"),): 3}
     assert seen["autoscaler_forecast_error_ratio"] == {(("service", "web"),): 0.04}
     assert seen["autoscaler_signal_ratio"] == {

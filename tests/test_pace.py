@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -297,17 +298,21 @@ def test_what_is_cheap_may_be_quick() -> None:
     assert [window_of(path, rules) for path in Path] == [1, 2, 5]
 
 
-def after(seconds: int, level: int, *ways: Way, base: int = 1) -> tuple[int, Way | None]:
-    asks = [asked(NOW + i, instant=level) for i in range(seconds + 1)]
-    return grow(follow(asks), asks[-1], ways, base, RULES)
+def after(
+    seconds: float, level: int, *ways: Way, base: int = 1, rules: Rules = RULES
+) -> tuple[int, Way | None]:
+    asks = [asked(NOW + i / 4, instant=level) for i in range(round(4 * seconds) + 1)]
+    return grow(follow(asks), asks[-1], ways, base, rules)
 
 
 def test_each_way_after_its_own_window() -> None:
+    rules = replace(RULES, snapshot_window_s=0.75)
     ways = (Way(Path.STANDBY, 0.05, 1), Way(Path.SNAPSHOT, 0.8, 2), COLD)
-    assert after(0, 6, *ways) == (1, None)
-    assert after(1, 6, *ways) == (2, ways[0])
-    assert after(2, 6, *ways) == (4, ways[0])
-    assert after(5, 6, *ways) == (6, ways[0])
+    assert after(0, 6, *ways, rules=rules) == (1, None)
+    assert after(0.25, 6, *ways, rules=rules) == (1, None)
+    assert after(0.5, 6, *ways, rules=rules) == (2, ways[0])
+    assert after(0.75, 6, *ways, rules=rules) == (4, ways[0])
+    assert after(5, 6, *ways, rules=rules) == (6, ways[0])
 
 
 def test_no_more_than_was_asked_for() -> None:

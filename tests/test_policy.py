@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from autoscale.decision import Decision
 from autoscale.model import Direction, Path, Reason, Way
 from autoscale.rules import Contention, Forecasting, Mode, Override, RateLimit, Scheduled, Step
 from tests.planning import COLD, WALL, Story, plain
@@ -107,36 +108,44 @@ def test_a_burst_of_cpu_above_the_limit_tells_how_much_is_needed() -> None:
 # ── what is cheap may be quick ───────────────────────────────────────────────────────────────────
 
 
-def test_a_standby_wakes_after_a_second_of_queue() -> None:
-    """20 wait and one replica serves 20/s: who waits is seen at once, no mean hides it."""
-    story = Story(ways=ALL_WAYS)
+def test_a_standby_wakes_after_half_a_second_of_queue() -> None:
+    """40 wait and one replica serves 20/s: who waits is seen at once, no mean hides it."""
+    story = Story(ways=(ALL_WAYS[0], ALL_WAYS[2]))
     story.ticks(30, 0.5)
-    assert story.tick(1.0, queued=200, in_flight=60, arrivals=60).desired == 1
-    decision = story.tick(1.0, queued=240, in_flight=60, arrivals=60)
+
+    def tick() -> Decision:
+        return story.tick(1.0, seconds=0.25, queued=200, in_flight=60, arrivals=60)
+
+    assert [tick().desired, tick().desired] == [1, 1]
+    decision = tick()
     assert (decision.desired, decision.way) == (2, (Path.STANDBY, 0.05))
     assert decision.sentence.endswith("standby wakes in 0.05 s")
 
 
-def test_a_snapshot_needs_two_seconds_and_a_cold_boot_its_window() -> None:
-    def until_grown(ways: tuple[Way, ...]) -> int:
-        story = Story(ways=ways)
+def test_each_way_waits_for_its_window() -> None:
+    def until_grown(way: Way) -> float:
+        story = Story(ways=(way,))
         story.ticks(30, 0.5)
-        for second in range(1, 20):
-            if story.tick(1.0).desired > 1:
-                return second
+        for tick in range(1, 80):
+            if story.tick(1.0, seconds=0.25).desired > 1:
+                return tick / 4
         return 99
 
-    # a mean over a second says nothing of the moments within it: the first and the last one do
-    # not count
-    assert [until_grown((way,)) for way in ALL_WAYS] == [3, 4, 7]
+    # a mean over a second says nothing of the moments within it: what counts is from the end of
+    # the first one to the beginning of the last, a second before its tick
+    windows = [0.5, 0.5, 5.0]
+    assert [until_grown(way) for way in ALL_WAYS] == [0.25 + window + 1.0 for window in windows]
 
 
 def test_one_standby_first_and_the_rest_when_it_is_surer() -> None:
-    story = Story(plain(high=9), ways=ALL_WAYS)
+    story = Story(plain(high=9, snapshot_window_s=0.75), ways=ALL_WAYS)
     story.ticks(30, 0.5)
-    wanted = [story.tick(1.0, queued=50, in_flight=64, arrivals=60).desired for _ in range(6)]
-    assert wanted[:2] == [1, 2], "one is on standby"
-    assert wanted[2] == 5, "60/s of 20/s each, at 0.6"
+    wanted = [
+        story.tick(1.0, seconds=0.25, queued=50, in_flight=64, arrivals=60).desired
+        for _ in range(6)
+    ]
+    assert wanted[:3] == [1, 1, 2], "one is on standby"
+    assert wanted[3] == 5, "60/s of 20/s each, at 0.6"
 
 
 # ── queue and concurrency ────────────────────────────────────────────────────────────────────────

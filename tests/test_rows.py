@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from autoscale.decision import Decision, Guard, Part
-from autoscale.host import HostInfo
+from autoscale.host import Contact, DomainRefused, HostInfo
+from autoscale.launches import Pause
 from autoscale.model import Reason, Sample, Signal, VmState, VmStatus
 from autoscale.rules import Mode, Override
 from lb.decisions import DecisionLog
@@ -138,6 +139,40 @@ def test_hosts_that_answer_and_that_do_not() -> None:
     assert (never.reachable, never.uri, never.domain_type) == (False, "qemu:///embed", None)
     lost = host_row("local", "qemu:///embed", INFO, "no answer", 2)
     assert (lost.reachable, lost.domain_type, lost.error) == (False, "qemu", "no answer")
+
+
+def test_a_host_tells_how_its_calls_have_gone() -> None:
+    contact = Contact(answered=9, timed_out=2, hanging=2, silent_s=30.0, holder="pid 7 acts there")
+    waits = {"web": Pause("box", 5, is_open=True, wait_s=40.0, why="no room")}
+    row = host_row("box", "qemu:///system", INFO, "no answer", 2, contact, waits, 1000.0)
+    assert (row.silent_since, row.hung_calls, row.held_by) == (970.0, 2, "pid 7 acts there")
+    assert row.pauses == (
+        {
+            "service": "web", "host": "box", "failures": 5, "breaker": "open", "until": 1040.0,
+            "why": "no room",
+        },
+    )  # fmt: skip
+    well = host_row("box", "qemu:///system", INFO, None, 2)
+    assert (well.silent_since, well.hung_calls, well.held_by, well.pauses) == (None, 0, None, ())
+
+
+async def test_launches_that_wait_stand_in_the_services_row_and_in_the_metrics() -> None:
+    world, log = World(rules(1, 3), hosts=("a", "b")), DecisionLog()
+    world.hosts["a"].refuses = DomainRefused("a is full")
+    await world.run(3)
+    (pause,) = scale_row("web", world.controller, log, 5000.0).pauses
+    assert (pause["host"], pause["breaker"], pause["why"]) == ("a", "closed", "a is full")
+    world.hosts["b"].refuses = DomainRefused("b is full")
+    for domain in list(world.hosts["b"].domains):
+        await world.hosts["b"].destroy(domain)
+    await world.run(30)
+    rows = autoscaler_rows(
+        {"web": world.controller}, {"web": log}, {}, {}, {"a": Contact(answered=3, hanging=1)}
+    )
+    assert rows.breakers == {"web": True}
+    assert rows.host_breakers["web", "a"] is True
+    assert rows.calls["a", "ok"] == 3
+    assert rows.hung_calls == {"a": 1}
 
 
 async def test_everything_for_a_scrape() -> None:

@@ -16,12 +16,14 @@ import pytest
 from autoscale.backoff import BREAKER_AFTER, LaunchGate
 from autoscale.forecast import Forecast
 from autoscale.rules import Mode
+from guest.own.image import add, remove
 from lb.admin.control import RefusedError, ScaleOrder, UnknownNameError
 from lb.config import Config
 from lb.forecast_file import ForecastFile
 from lb.installation import Installation
 from lb.scaler import Scaler
 from lb.service import Balancer
+from tests import disks
 from tests.proxy_harness import until
 from tests.test_service import Machines, config, config_of, get, make_image, ready, running
 
@@ -365,3 +367,25 @@ async def test_what_was_learned_of_the_load_outlives_the_process(tmp_path: Path)
         assert known.expect(time.time(), 60.0) is not None, "one that begins anew knows nothing"
         (tmp_path / "forecasts" / "web.json").unlink()
     assert await ForecastFile(tmp_path / "forecasts", "web").load(3600.0) is not None
+
+
+async def test_replicas_of_an_own_image_get_disks_of_their_own(tmp_path: Path) -> None:
+    """And it is said once that they are not copied."""
+    file = tmp_path / "webapp.img"
+    file.write_bytes(disks.raw(2 << 20))
+    seed = tmp_path / "user-data"
+    seed.write_text("#cloud-config\n")
+    host = machines(tmp_path)
+    remove(tmp_path, "webapp")
+    own = add("webapp", file, tmp_path, lambda _what, _done: None, user_data=seed)
+    wanted = config(vm={"snapshot": "auto"})
+    async with running(tmp_path, wanted, machines=host, image=False) as (balancer, _):
+        await until(lambda: ready(balancer) == 1)
+        told = [(e.kind, e.subject) for e in balancer.journal._recent]
+        await host.power_cut()
+    (spec,) = list(host.specs.values())[:1]
+    assert (spec.own_disk, spec.kernel, spec.disk) == (True, "", str(file))
+    assert (spec.disk_format, spec.disk_bytes) == ("raw", 2 << 20)
+    assert spec.user_data == "#cloud-config\n"
+    assert spec.identity.generation == own.checksum
+    assert told.count(("host.no_copies", "webapp")) == 1

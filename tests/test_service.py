@@ -282,7 +282,7 @@ async def test_a_port_that_is_taken_is_one_line_and_nothing_is_left(
 
 async def test_without_an_image_it_says_so_answers_503_and_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path, config(), image=False) as (balancer, host):
-        await until(lambda: ("vm.failed", "launch_failed") in events(balancer))
+        await until(lambda: ("vm.failed", "image_gone") in events(balancer))
         status, body, fields = await get(balancer)
         assert status == 503
         assert int(fields["Retry-After"]) >= 1

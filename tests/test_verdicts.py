@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+
 import libvirt
 import pytest
 
-from autoscale.verdicts import Code, Origin, cannot_limit, is_creation_lost, is_lost
+from autoscale.host import (
+    DiskFull,
+    DomainRefused,
+    ImageLost,
+    ImageUnavailable,
+    NoMemory,
+    NoPort,
+)
+from autoscale.verdicts import (
+    Code,
+    Origin,
+    cannot_limit,
+    is_creation_lost,
+    is_lost,
+    is_shortage,
+    own_refusal,
+    refusal,
+)
 
 
 def test_the_numbers_are_the_librarys() -> None:
@@ -46,3 +65,52 @@ def test_what_can_never_be_limited_and_what_could_not_this_time(
     code: int, message: str, never: bool
 ) -> None:
     assert cannot_limit(code, message) is never
+
+
+# --- what a host lacks. The words are of libvirt 9.0 and QEMU 7.2, as they came
+
+FILES = ("/images/kernel", "/images/initrd", "/images/root.img")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("internal error: qemu unexpectedly closed the monitor: qemu-system-x86_64: cannot set up"
+         " guest memory 'pc.ram': Cannot allocate memory", NoMemory),
+        ("cannot fork child process: Cannot allocate memory", NoMemory),
+        ("out of memory", NoMemory),
+        ("Cannot create directory '/var/lib/libvirt/qemu/domain-11-web': No space left on device",
+         DiskFull),
+        ("Unable to write to '/images/root.img': No space left on device", DiskFull),
+        ("qemu-system-x86_64: -netdev user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:60113-:8080:"
+         " Could not set up host forwarding rule 'tcp:127.0.0.1:60113-:8080'", NoPort),
+        ("qemu: could not open kernel file '/images/kernel': No such file or directory", ImageLost),
+        ("qemu: error reading initrd /images/initrd: Failed to open file “/images/initrd”: open()"
+         " failed: No such file or directory", ImageLost),
+        ("Cannot access storage file '/images/root.img': No such file or directory", ImageLost),
+        ("Could not open '/images/root.img': Permission denied", ImageLost),
+        ("Cannot find QEMU binary /usr/bin/qemu-system-x86_64: No such file", DomainRefused),
+        ("Network not found: no network with matching name 'default'", DomainRefused),
+    ],
+)  # fmt: skip
+def test_what_a_host_lacks_is_told_apart_with_what_to_do(
+    message: str, kind: type[DomainRefused]
+) -> None:
+    found = refusal(message, FILES)
+    assert type(found) is kind
+    assert str(found) == (f"{message}; {kind.fix}" if kind.fix else message)
+    assert isinstance(found, ImageUnavailable) == (kind is ImageLost)
+
+
+def test_what_our_own_side_lacks_is_told_apart_too() -> None:
+    assert isinstance(own_refusal(OSError(errno.ENOSPC, "full"), "a console"), DiskFull)
+    assert isinstance(own_refusal(OSError(errno.EADDRINUSE, "taken"), "a port"), NoPort)
+    assert isinstance(own_refusal(OSError(errno.ENOMEM, "none"), "a thread"), NoMemory)
+    assert own_refusal(OSError(errno.ENOENT, "no such file"), "a console") is None
+    assert own_refusal(ValueError("not XML"), "a domain") is None
+
+
+def test_a_shortage_is_no_reason_to_throw_a_saved_guest_away() -> None:
+    assert is_shortage("cannot set up guest memory 'pc.ram': Cannot allocate memory")
+    assert is_shortage("No space left on device")
+    assert not is_shortage("operation failed: image magic is incorrect")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,13 +13,16 @@ from autoscale.model import BackendLoad, PoolLoad, Sample, VmState
 from autoscale.vm import (
     FAILURE_WORDS,
     TRANSITIONS,
+    BootFiles,
     ImpossibleTransition,
     Role,
     Vm,
+    VmShape,
     count,
     is_available,
     is_sick,
     role_of,
+    spec_of,
     who_serves,
 )
 
@@ -131,3 +136,15 @@ def test_a_replica_that_starts_is_not_sick() -> None:
 
 def test_every_failure_has_its_words() -> None:
     assert all(words and not words.endswith(".") for words in FAILURE_WORDS.values())
+
+
+def test_an_own_image_is_asked_for_with_all_that_makes_its_disk() -> None:
+    files = BootFiles(
+        "sum", "", "", "/user/cloud.qcow2", "", own_disk=True, disk_format="qcow2",
+        disk_bytes=1 << 30, below=(("/user/base.img", "raw"),), user_data="#cloud-config",
+    )  # fmt: skip
+    spec = spec_of(vm(), UUID(int=1), VmShape(1, 512, 80, 1.0, 60, 10, 10), files)
+    assert (spec.own_disk, spec.kernel, spec.disk) == (True, "", "/user/cloud.qcow2")
+    assert (spec.disk_format, spec.disk_bytes) == ("qcow2", 1 << 30)
+    assert (spec.below, spec.user_data) == (files.below, "#cloud-config")
+    assert spec.identity.generation == "sum"

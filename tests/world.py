@@ -16,7 +16,17 @@ from uuid import UUID
 from autoscale.controller import Controller
 from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
-from autoscale.model import Demand, EventKind, Happening, Path, PoolLoad, Reason, ScaleEvent
+from autoscale.model import (
+    Answers,
+    Demand,
+    EventKind,
+    Happening,
+    Path,
+    PoolLoad,
+    Reason,
+    ScaleEvent,
+)
+from autoscale.rollout import Rollout
 from autoscale.rules import Rules
 from autoscale.vm import BootFiles, VmShape
 from lb.balance import policy_named
@@ -53,13 +63,16 @@ class World:
         boot_files: Callable[[], BootFiles] = lambda: FILES,
     ) -> None:
         self.clock = FakeClock()
-        self.hosts = {
-            name: FakeHypervisor(self.clock, name, first_port=40001 + 1000 * number)
-            for number, name in enumerate(hosts)
-        }
+        self.hosts = {name: self.make_host(name, number) for number, name in enumerate(hosts)}
         self.rules = wanted or rules()
         self.shape = vm or shape()
         self.boot_files = boot_files
+        self.images: dict[str, BootFiles] = {}
+        """By name; those that are not in it are what `boot_files` gives."""
+        self.rollout: Rollout | None = None
+        """As it was last written down for a successor."""
+        self.answers: dict[str, Answers] = {}
+        """What requests told of each replica."""
         self.demand = 0.0
         """Cores that all requests together need; shared evenly by who serves."""
         self.arrivals = 0.0
@@ -85,6 +98,9 @@ class World:
         self.controller: Controller
         self._start()
 
+    def make_host(self, name: str, number: int) -> FakeHypervisor:
+        return FakeHypervisor(self.clock, name, first_port=40001 + 1000 * number)
+
     @property
     def host(self) -> FakeHypervisor:
         return next(iter(self.hosts.values()))
@@ -98,7 +114,7 @@ class World:
             "web",
             self.hosts,
             self.shape,
-            lambda: self.boot_files(),
+            self._files,
             instance=OURS,
             max_existing=self.rules.max,
             clock=self.clock,
@@ -111,7 +127,10 @@ class World:
             check=self.check,
             new_seed=lambda: bytes(32),
             activated=lambda path, seconds: self.boots.append((path, seconds)),
+            answers=lambda name: self.answers.get(name),
+            rolled=self._rolled,
         )
+        self.fleet.turnover.remember(self.rollout)
         self.fleet.burst = self.rules.burst
         self.fleet.on_news = lambda: self.controller.wake()
         self.controller = Controller(
@@ -126,6 +145,10 @@ class World:
             spawn=self.tasks,
             decided=self.decisions.append,
         )
+
+    def _files(self, image: str) -> BootFiles:
+        """What an image boots from: one of `images`, else what the configuration's does."""
+        return self.images[image] if image in self.images else self.boot_files()
 
     def _emit(self, event: ScaleEvent) -> None:
         assert event.address or event.kind is not EventKind.JOIN, f"{event.backend} is nowhere"
@@ -187,6 +210,9 @@ class World:
             in_flight={b.name: b.in_flight for b in self.pool.load().backends},
             served_total={name: round(total) for name, total in self._served.items()},
         )
+
+    def _rolled(self, rollout: Rollout | None) -> None:
+        self.rollout = rollout
 
     async def restart(self) -> None:
         """The process is killed, requests and calls under way with it; a new one starts."""

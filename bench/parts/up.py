@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Up:
 
     port: int
     pid: int
+    home: Path
     config_path: Path
     log_path: Path
     admin: AdminClient
@@ -71,25 +72,26 @@ class Up:
 
 
 @contextlib.asynccontextmanager
-async def lbctl_up(config: str) -> AsyncIterator[Up]:
+async def lbctl_up(
+    config: str, *, images: Path | None = None, arguments: Sequence[str] = ()
+) -> AsyncIterator[Up]:
     """Start it with this configuration, in which {port} stands for the proxy's port; SystemExit
-    where it does not start. Ended by SIGTERM; SystemExit where it does not end well."""
-    with tempfile.TemporaryDirectory(prefix="lbctl-bench-") as folder:
-        home = Path(folder) / "home"
-        home.mkdir()
-        config_path, log_path = Path(folder) / "lb.toml", Path(folder) / "log"
+    where it does not start. Ended by SIGTERM; SystemExit where it does not end well. `images`: a
+    folder of guest images for it; whatever runs in its home is killed after it."""
+    with scratch_home(images) as home:
+        config_path, log_path = home.parent / "lb.toml", home.parent / "log"
         port = free_port()
         config_path.write_text(config.replace("{port}", str(port)))
         with log_path.open("w") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "lb.cli", "up", "-c", str(config_path),
+                sys.executable, "-m", "lb.cli", "up", "-c", str(config_path), *arguments,
                 env={**os.environ, "LBCTL_HOME": str(home)},
                 stderr=log,
             )  # fmt: skip
         try:
             await _serving(process, log_path)
             admin = AdminClient(access.read_address(home) or "", access.read_token(home))
-            yield Up(port, process.pid, config_path, log_path, admin)
+            yield Up(port, process.pid, home, config_path, log_path, admin)
             process.terminate()
             async with asyncio.timeout(STOP_S):
                 code = await process.wait()
@@ -99,6 +101,40 @@ async def lbctl_up(config: str) -> AsyncIterator[Up]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            await _end_guests(home)
+
+
+@contextlib.contextmanager
+def scratch_home(images: Path | None = None) -> Iterator[Path]:
+    """An LBCTL_HOME in a folder of its own, short enough for libvirt's sockets, gone at the end;
+    with the guest images of that folder."""
+    with tempfile.TemporaryDirectory(prefix="lbb-", dir="/tmp") as folder:
+        home = Path(folder) / "home"
+        home.mkdir()
+        if images is not None:
+            (home / "images").symlink_to(images)
+        yield home
+
+
+def guests(home: Path) -> dict[int, bytes]:
+    """The QEMU processes of this home, with their command lines."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                command = (entry / "cmdline").read_bytes()
+                if b"qemu-system" in command.split(b"\0")[0] and os.fsencode(home) in command:
+                    found[int(entry.name)] = command
+    return found
+
+
+async def _end_guests(home: Path) -> None:
+    for guest in guests(home):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(guest, signal.SIGKILL)
+    async with asyncio.timeout(STOP_S):
+        while guests(home):  # noqa: ASYNC110 - processes of others have no event to set
+            await asyncio.sleep(0.05)
 
 
 def free_port() -> int:

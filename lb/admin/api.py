@@ -21,6 +21,7 @@ from lb.admin.bodies import as_json, flag, number, read_body, read_json
 from lb.admin.control import Control
 from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
+from lb.admin.rollout_routes import RolloutRoutes
 from lb.admin.scale_routes import ScaleRoutes
 from lb.admin.stream import HEARTBEAT_S, EventStreams
 from lb.admin.vm_routes import VmRoutes
@@ -112,6 +113,7 @@ class AdminServer:
                 web.post(f"{api}/pool/{{service}}/backends/{{name}}/ready", self._ready),
                 *VmRoutes(self._control).routes(api),
                 web.get(f"{api}/hosts", self._all_hosts),
+                *RolloutRoutes(self._control).routes(api),
                 *ScaleRoutes(self._control).routes(api),
                 web.post(f"{api}/config", self._config),
                 web.get(f"{api}/events", self._events),

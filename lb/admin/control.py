@@ -50,6 +50,8 @@ class VmRow:
     """What it is there for: replica, standby or template."""
     path: str | None = None
     """How it came into service, or is about to: cold, snapshot or standby. None for a stray."""
+    protected: bool = False
+    """Whether an operator spared it from scale-ins, rollouts and lifetimes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ class HostRow:
     libvirt_version: str | None = None
     replicas: int = 0
     error: str | None = None
+    silent_since: float | None = None
+    """Since when its calls are not answered, Unix seconds; None: the last one was."""
+    hung_calls: int = 0
+    """Calls that did not return in time, nor since: a thread each."""
+    held_by: str | None = None
+    """Who acts on these machines there in this process's place."""
+    pauses: tuple[Mapping[str, Any], ...] = ()
+    """Launches there that wait because those before them were refused, by service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,8 @@ class ScaleRow:
     """What each part of the planner asked for, and by which numbers."""
     guards: tuple[Mapping[str, Any], ...] = ()
     """What held the last decision, or made it."""
+    pauses: tuple[Mapping[str, Any], ...] = ()
+    """Launches that wait because those before them failed: the service's, or on one `host`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,43 @@ class ScaleOrder:
     """How many, with fixed."""
     for_s: float | None = None
     """For how long; None: until it is taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """How far the last rollout of a service is."""
+
+    service: str
+    phase: str
+    """running, paused, rolling_back; done, undone or failed at its end."""
+    image_from: str
+    image_to: str
+    new: int
+    """Replicas of the new image that serve or will."""
+    old: int
+    """The others."""
+    protected: tuple[str, ...]
+    """Those it has to spare."""
+    max_surge: int
+    pause_at: float | None
+    """It pauses by itself once this share is new; 0 to 1."""
+    judged: bool
+    """Whether the first new ones were found to be as good as the old ones."""
+    started_at: float
+    """Unix seconds."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOrder:
+    """What an operator wants of a rollout."""
+
+    what: str
+    """start, pause, resume or undo; what follows goes with start."""
+    image: str | None = None
+    """None: what the configured one is by now."""
+    max_surge: int = 1
+    pause_at: float | None = None
 
 
 class Control(Protocol):
@@ -152,6 +201,24 @@ class Control(Protocol):
         """Let this one drain and end; where as many are still wanted, another takes its place.
         Raises RefusedError for one that leaves already, and where fewer than the minimum would
         be left."""
+        ...
+
+    async def protect_vm(self, name: str, *, protected: bool) -> None:
+        """Spare this one from scale-ins, rollouts and lifetimes, or no longer; over a restart
+        too. Raises RefusedError for one that is leaving."""
+        ...
+
+    def rollouts(self) -> list[RolloutRow]:
+        """The last one of each service that ever had one."""
+        ...
+
+    def rollout(self, service: str) -> RolloutRow:
+        """Raises UnknownNameError where there was none."""
+        ...
+
+    async def order_rollout(self, service: str, order: RolloutOrder) -> RolloutRow:
+        """Begin, pause, go on, or go back; remembered over a restart. Raises RefusedError where
+        that cannot be now."""
         ...
 
     async def hosts(self) -> list[HostRow]: ...

@@ -28,6 +28,7 @@ class VmRoutes:
             web.get(f"{api}/vms", self._vms),
             web.post(f"{api}/vms", self._spawn),
             web.get(f"{api}/vms/{{name}}", self._vm),
+            web.patch(f"{api}/vms/{{name}}", self._protect),
             web.delete(f"{api}/vms/{{name}}", self._retire),
         )
 
@@ -48,6 +49,14 @@ class VmRoutes:
 
     async def _retire(self, request: web.Request) -> web.Response:
         await self._control.retire_vm(request.match_info["name"])
+        return web.Response(status=202)
+
+    async def _protect(self, request: web.Request) -> web.Response:
+        body = await read_json(request)
+        protected = body.get("protected") if isinstance(body, dict) else None
+        if not isinstance(protected, bool) or set(body) != {"protected"}:
+            raise ProblemError(400, 'the body must be {"protected": true} or false')
+        await self._control.protect_vm(request.match_info["name"], protected=protected)
         return web.Response(status=202)
 
 

@@ -10,6 +10,7 @@ import click
 from lb import figures
 from lb.commands import render
 from lb.commands.base import Settings, json_option, only_service, pass_settings
+from lb.commands.pauses import launches
 from lb.commands.render import Column, figure, text
 
 VM_COLUMNS: Final = (
@@ -26,17 +27,29 @@ VM_COLUMNS: Final = (
     Column("cpu vcpu", figure("cpu_vcpu_ratio", figures.percent), right=True),
     Column("memory", figure("memory_bytes", render.size), right=True),
     Column("image", text("image")),
+    Column("protected", lambda row: "yes" if row.get("protected") else render.NOTHING),
 )
 
 
-def _reachable(row: render.Row) -> str:
-    return "reachable" if row["reachable"] else f"unreachable: {row.get('error') or 'no answer'}"
+def _state(row: render.Row) -> str:
+    """`answers`, or since when it does not and why; and how many calls hang."""
+    since = row.get("silent_since")
+    if row.get("held_by"):
+        words = f"held elsewhere: {row['held_by']}"
+    elif row["reachable"] and since is None:
+        words = "answers"
+    else:
+        when = f" since {render.clock(since)[:19]}" if since is not None else ""
+        words = f"silent{when}: {row.get('error') or 'no answer'}"
+    hung = row.get("hung_calls")
+    return f"{words}; {hung} calls hang" if hung else words
 
 
 HOST_COLUMNS: Final = (
     Column("name", text("name")),
     Column("uri", text("uri")),
-    Column("state", _reachable),
+    Column("state", _state),
+    Column("launches", launches),
     Column("runs", text("domain_type")),
     Column("cores", text("cores"), right=True),
     Column("libvirt", text("libvirt_version")),
@@ -100,6 +113,17 @@ def retire(settings: Settings, name: str) -> None:
     takes its place."""
     settings.client().retire_vm(name)
     click.echo(f"{name} finishes its requests and ends")
+
+
+@vm.command()
+@click.argument("name")
+@click.option("--off", is_flag=True, help="Protect it no longer.")
+@pass_settings
+def protect(settings: Settings, name: str, off: bool) -> None:
+    """Spare the VM NAME from scale-ins, rollouts and lifetimes. One that crashes or stays unhealthy
+    is replaced all the same."""
+    settings.client().protect_vm(name, protected=not off)
+    click.echo(f"{name} is {'protected no longer' if off else 'protected'}")
 
 
 @click.group()

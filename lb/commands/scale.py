@@ -15,6 +15,7 @@ from lb.commands.base import (
     only_service,
     pass_settings,
 )
+from lb.commands.pauses import launches
 from lb.commands.render import NOTHING, Column, text
 
 
@@ -39,6 +40,7 @@ COLUMNS: Final = (
     Column("min", text("min"), right=True),
     Column("max", text("max"), right=True),
     Column("mode", _mode),
+    Column("launches", launches),
     Column("reason", text("reason")),
     Column("sentence", text("sentence")),
 )

@@ -110,6 +110,11 @@ class PhysicalHost:
         (conf / "qemu.conf").write_text(self._qemu_conf)
         _run("ip", "netns", "add", self.name)
         self.run("ip", "link", "set", "lo", "up")
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        """Also again, after its death: it finds the guests of the one before."""
+        self._disconnect()
         self._daemon = self.spawn(
             *("unshare", "--mount", "--uts", "sh", "-c", DAEMON, "sh"),
             *(str(self.root), self.name, *FOLDERS),
@@ -177,6 +182,7 @@ class PhysicalHost:
             stack.callback(self._remove_cgroups)
             stack.callback(self._remove_namespace)
             stack.callback(self._end_processes)
+            stack.callback(self._calls.close)
             stack.callback(self._disconnect)
             stack.callback(self._end_guests)
 
@@ -184,7 +190,22 @@ class PhysicalHost:
         if self._conn is not None:
             with contextlib.suppress(TimeoutError, libvirt.libvirtError):
                 self.api(lambda conn: conn.close(), 5)
-        self._calls.close()
+        self._conn = None
+
+    def freeze(self) -> None:
+        """The daemon answers nothing until `thaw`; its guests run on."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def kill_daemon(self) -> None:
+        """kill -9; its guests run on."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait(10)
 
     def processes(self, name: str = "") -> list[int]:
         """Who runs in the namespace: started by us, or by what we started."""
@@ -211,6 +232,7 @@ class PhysicalHost:
 
     def _end_processes(self) -> None:
         if self._daemon is not None:
+            self.thaw()
             self._daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._daemon.wait(10)

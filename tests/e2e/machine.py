@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,22 @@ BOOT_S = 90.0
 """A boot takes 5 to 10 s alone; other tests may be using the cores."""
 
 
-def until(happened: Callable[[], Any], seconds: float, otherwise: str) -> Any:
+def until(happened: Callable[[], Any], seconds: float, otherwise: str, look_s: float = 0.1) -> Any:
     """Wait for a truthy value and return it; fail with `otherwise`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = happened()
         if found:
             return found
-        time.sleep(0.1)
+        time.sleep(look_s)
     raise AssertionError(f"{otherwise} within {seconds:g} s")
+
+
+def free_address() -> str:
+    """Of a port on loopback that nobody has now: for one that must be the same after a restart."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def qemus(home: Path) -> list[int]:
@@ -53,11 +62,16 @@ def qemus(home: Path) -> list[int]:
 class Machine:
     """`lbctl up` with a configuration, started and stopped at will."""
 
-    def __init__(self, images: Path, service: str = "", vm: str = "") -> None:
+    def __init__(
+        self, images: Path, service: str = "", vm: str = "", listen: str = "127.0.0.1:0"
+    ) -> None:
         # short: libvirt's sockets live below it
         self.home = Path(tempfile.mkdtemp(prefix="lbe2e-", dir="/tmp"))
         (self.home / "images").symlink_to(images)
         self.config = self.home / "lb.toml"
+        self._listen = listen
+        self.health = ""
+        """More keys of the service's health checks, for the next configuration."""
         self._write_config(service, vm)
         self._log = (self.home / "up.log").open("ab")
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,12 +81,13 @@ class Machine:
         self.config.write_text(
             f"""
 [proxy]
-listen = "127.0.0.1:0"
+listen = "{self._listen}"
 shutdown_grace = 5
 [admin]
 listen = "127.0.0.1:0"
 [service.web.health]
 interval_down = 0.1
+{self.health}
 [service.web.vm]
 shutdown_timeout = 10
 {vm}
@@ -80,6 +95,12 @@ shutdown_timeout = 10
 """,
             encoding="utf-8",
         )
+
+    def configure(self, service: str, vm: str = "") -> None:
+        """Another configuration, taken over at once where it runs."""
+        self._write_config(service, vm)
+        if self.process is not None:
+            self.lbctl("config", "apply")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -146,9 +167,18 @@ shutdown_timeout = 10
         found: list[dict[str, Any]] = until(enough, seconds, f"not {count} ready replicas")
         return found
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        found = self.lbctl("events", "--limit", "1000")
-        return [event for event in found if event["kind"] == kind]
+    def events(self, kind: str, since: int | None = None) -> list[dict[str, Any]]:
+        """Those of a kind, the oldest first; with `since`, only those after that id."""
+        return [event for event in self.journal(since) if event["kind"] == kind]
+
+    def journal(self, since: int | None = None) -> list[dict[str, Any]]:
+        after = "" if since is None else f"&since={since}"
+        found: list[dict[str, Any]] = self.api(f"events?limit=1000{after}")["events"]
+        return found
+
+    def last_event(self) -> int:
+        """The id of the newest."""
+        return int(self.api("events?limit=1")["last_id"])
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -178,3 +208,15 @@ shutdown_timeout = 10
             until(lambda: not qemus(self.home), 10, "QEMU processes do not end")
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextmanager
+def machine_of(
+    images: Path, service: str = "", vm: str = "", listen: str = "127.0.0.1:0"
+) -> Iterator[Machine]:
+    """A Machine that is gone with all its VMs afterwards."""
+    made = Machine(images, service, vm, listen)
+    try:
+        yield made
+    finally:
+        made.close()

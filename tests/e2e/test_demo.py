@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lb.demo_story import LITTLE_LOAD, OVERLOAD
+from tests.e2e.leftovers import assert_nothing_left
 from tests.e2e.machine import BIN, qemus, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -48,7 +49,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing(images: Path, tmp_path: Pat
     assert not re.search(r'(?:src|href)="https?:', page), "the page needs nothing but itself"
     for plot in ("overview", "cpu", "replicas", "rate", "latency", "errors"):
         assert (out / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
-    assert qemus(home / "demo") == []
+    assert_nothing_left(home / "demo")
 
 
 def test_ctrl_c_ends_it_with_the_story_so_far_and_without_a_machine(
@@ -75,6 +76,7 @@ def test_ctrl_c_ends_it_with_the_story_so_far_and_without_a_machine(
             for guest in (left := qemus(home / "demo")):
                 os.kill(guest, signal.SIGKILL)
     assert left == []
+    assert_nothing_left(home / "demo")
     told = (tmp_path / "log").read_text(encoding="utf-8")
     assert "✗ the story was told to its end: interrupted" in told
     assert "Traceback" not in told

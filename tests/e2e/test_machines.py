@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,19 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from guest import image as guest_image
+from tests.e2e.images import Images
+from tests.e2e.leftovers import assert_nothing_left
 from tests.e2e.machine import BIN, BOOT_S, Machine, qemus, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
 ONE = "[service.web.scale]\nmin = 1\nmax = 1\n"
+BOOTS = 'snapshot = "off"'
+"""These are about machines that boot; `test_paths` and `test_deaths` have the other ways."""
 
 
 def test_a_killed_lbctl_finds_its_vms_again_and_serves(
     machine: Callable[..., Machine],
 ) -> None:
     """kill -9 of the whole process: the VM goes on, the next process takes it over as it is."""
-    up = machine(ONE)
+    up = machine(ONE, BOOTS)
     up.start()
     (backend,) = up.wait_ready(1)
     before = qemus(up.home)
@@ -49,13 +51,12 @@ def test_a_killed_lbctl_finds_its_vms_again_and_serves(
     up.wait_ready(1, 20)
     up.signal(signal.SIGTERM)
     assert up.wait_ended() == 0
-    assert qemus(up.home) == []
-    assert list((up.home / "console").iterdir()) == []
+    assert_nothing_left(up.home)
 
 
 def test_a_vm_that_dies_is_replaced(machine: Callable[..., Machine]) -> None:
-    up = machine(ONE)
-    up.start()
+    up = machine(ONE, BOOTS)
+    up.start("--retire-vms")
     (first,) = up.wait_ready(1)
     (qemu,) = qemus(up.home)
 
@@ -69,24 +70,20 @@ def test_a_vm_that_dies_is_replaced(machine: Callable[..., Machine]) -> None:
     assert up.events("vm.gone")[0]["reason"] == "crashed"
     assert up.events("vm.launch")[-1]["reason"] == "replaced"
     assert len(qemus(up.home)) == 1
+    up.signal(signal.SIGTERM)
+    assert up.wait_ended() == 0
+    assert_nothing_left(up.home)
 
 
 def test_a_guest_that_never_gets_ready_is_ended_with_its_console_in_the_journal(
     machine: Callable[..., Machine], images: Path, tmp_path: Path
 ) -> None:
     """The initrd is told to start a system that is not there, and the kernel reboots for ever."""
-    good = guest_image.load(images.parent, "webapp")
-    folder = tmp_path / "images" / "broken"
-    folder.mkdir(parents=True)
-    for path in (good.disk, good.kernel, good.initrd):
-        assert path is not None
-        (folder / path.name).symlink_to(path)
-    facts = dict(guest_image.to_facts(good))
-    facts.update(name="broken", cmdline=f"{good.cmdline} systemd.unit=nothing.target")
-    (folder / "image.json").write_text(json.dumps(facts), encoding="utf-8")
-    up = machine(ONE, 'boot_timeout = 12\nimage = "broken"', tmp_path / "images")
+    made = Images(images, tmp_path)
+    broken = made.add("broken", boots="systemd.unit=nothing.target")
+    up = machine(ONE, f'boot_timeout = 12\nimage = "{broken}"', made.folder)
 
-    up.start()
+    up.start("--retire-vms")
     assert up.get("/")[0] == 503
     (failed,) = until(lambda: up.events("vm.failed"), 60, "the boot was never given up")
     assert failed["reason"] == "boot_timeout"
@@ -96,6 +93,7 @@ def test_a_guest_that_never_gets_ready_is_ended_with_its_console_in_the_journal(
     assert len(qemus(up.home)) <= 1
     up.signal(signal.SIGTERM)
     assert up.wait_ended() == 0
+    assert_nothing_left(up.home)
 
 
 def test_a_second_lbctl_in_the_same_home_refuses_in_one_line(

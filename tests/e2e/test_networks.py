@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import leftovers
 from tests.e2e.hosts import PhysicalHost
-from tests.e2e.machine import Machine, qemus, until
+from tests.e2e.machine import Machine, until
 
 pytestmark = [
     pytest.mark.vm,
@@ -96,7 +97,8 @@ def cores_used(host: PhysicalHost, vm: str, address: str, seconds: float) -> flo
 
 
 def assert_nothing_left(host: PhysicalHost, up: Machine) -> None:
-    assert qemus(up.home) == []
+    assert leftovers.processes(up.home) == {}
+    assert leftovers.files(up.home) == []
     assert host.api(lambda conn: [d.name() for d in conn.listAllDomains()]) == ["database"]
     assert [group.name for group in host.cgroups() if "database" not in group.name] == []
     assert "vnet" not in host.run("ip", "-o", "link")

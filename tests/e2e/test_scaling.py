@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.closed import saturate
+from tests.e2e.census import Census
+from tests.e2e.leftovers import assert_nothing_left
 from tests.e2e.load import loading
 from tests.e2e.machine import BOOT_S, Machine, qemus, until
 
@@ -53,31 +52,6 @@ LITTLE_LOAD = {"cpu_low", "load_low"}
 TELLING = {"scale.up", "scale.down", "scale.override", "vm.ready", "vm.gone"}
 
 
-class Census(threading.Thread):
-    """Counts the machines that exist, over and over, until it is told to end."""
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(daemon=True)
-        self._home = home
-        self._over = threading.Event()
-        self.most = 0
-
-    def run(self) -> None:
-        while not self._over.wait(0.1):
-            self.most = max(self.most, len(qemus(self._home)))
-
-    @classmethod
-    @contextmanager
-    def of(cls, home: Path) -> Iterator[Census]:
-        census = cls(home)
-        census.start()
-        try:
-            yield census
-        finally:
-            census._over.set()
-            census.join(10)
-
-
 def test_it_scales_and_obeys_and_loses_nothing(
     machine: Callable[..., Machine], tmp_path: Path
 ) -> None:
@@ -85,6 +59,8 @@ def test_it_scales_and_obeys_and_loses_nothing(
     with Census.of(up.home) as census:
         up.start("--retire-vms")
         up.wait_ready(1)
+        # booting it takes cores that the first one needs when it is measured
+        until(lambda: up.events("snapshot.made"), 2 * BOOT_S, "no guest was saved")
         one_serves = capacity_of_one(up)
         rates = {"high": HIGH * one_serves, "calm": CALM * one_serves}
         with loading(f"{up.proxy}/render?work=1", rates, tmp_path) as load:
@@ -99,15 +75,14 @@ def test_it_scales_and_obeys_and_loses_nothing(
         comes_back_for_a_request(up)
 
         tell_times(up, result.started_unix)
-        addresses = {up.proxy.removeprefix("http://"), *served_at(up)}
+        addresses = {up.proxy.removeprefix("http://"), *served_at(up)} | census.addresses
         up.signal(signal.SIGTERM)
         assert up.wait_ended() == 0
     assert result.counts.intended > 100
     assert result.status == {"200": result.counts.intended}, (result.errors, result.dropped)
-    assert census.most == MOST, "the maximum was reached, and never passed"
-    assert qemus(up.home) == []
-    assert list((up.home / "console").iterdir()) == []
-    assert [address for address in addresses if listens(address)] == []
+    # one more: what is saved to be copied boots beside those that serve
+    assert MOST <= census.most <= MOST + 1, "the maximum was reached, and never passed"
+    assert_nothing_left(up.home, addresses)
 
 
 # ── acts ─────────────────────────────────────────────────────────────────────────────────────────
@@ -215,12 +190,6 @@ def alone(up: Machine) -> bool:
 def served_at(up: Machine) -> set[str]:
     messages = [event["message"] for event in up.events("vm.ready")]
     return {message.split(" serves at ")[1].split(",")[0] for message in messages}
-
-
-def listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
 
 
 def tell_times(up: Machine, load_began: float) -> None:

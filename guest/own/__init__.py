@@ -1,0 +1,1 @@
+"""Disk images of the user's own, looked at before a machine boots from one."""

@@ -1,0 +1,107 @@
+"""Guests that die are let go of at once, other processes are left to whoever started them.
+
+In processes of their own: whoever adopts orphans does so for good.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoscale import reaper
+
+USE = f"import {reaper.__name__} as reaper"
+BEGINNING = """
+import os, pathlib, signal, subprocess, sys, time
+folder = pathlib.Path(sys.argv[1])
+
+def orphan():
+    '''One that sleeps, its parent gone.'''
+    shell = ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
+    return int(subprocess.run(shell, stdout=subprocess.PIPE).stdout)
+
+def gone(pid):
+    until = time.monotonic() + 20
+    while os.path.exists(f"/proc/{pid}"):
+        if time.monotonic() > until:
+            sys.exit(f"{pid} is still there")
+        time.sleep(0.01)
+"""
+
+
+def run(folder: Path, script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", USE + BEGINNING + script, folder],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_guest_that_dies_is_adopted_and_let_go_of(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+reaper.GRACE_S = 1000.0  # only guests
+reaper.guests.watch(folder)
+guest = orphan()
+(folder / "web-1.pid").write_text(f"{guest}\\n")
+ours = int(open(f"/proc/{guest}/stat").read().rpartition(")")[2].split()[1]) == os.getpid()
+os.kill(guest, signal.SIGKILL)
+gone(guest)
+print(ours)
+""",
+    )
+    assert said == "True"
+
+
+def test_another_orphan_is_let_go_of_too_and_the_next_guest_after_it(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+reaper.guests.watch(folder)
+stranger, guest = orphan(), orphan()
+(folder / "web-1.pid").write_text(str(guest))
+os.kill(stranger, signal.SIGKILL)
+os.kill(guest, signal.SIGKILL)
+gone(stranger)
+gone(guest)
+""",
+    )
+
+
+def test_whoever_waits_for_his_own_child_gets_its_exit_code(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+reaper.guests.watch(folder)
+print([subprocess.run(["sh", "-c", f"exit {n}"]).returncode for n in range(20)])
+""",
+    )
+    assert said == str(list(range(20)))
+
+
+@pytest.mark.parametrize("folders", [1, 2])
+def test_every_folder_counts(tmp_path: Path, folders: int) -> None:
+    run(
+        tmp_path,
+        f"""
+reaper.GRACE_S = 1000.0
+for number in range({folders}):
+    (folder / str(number)).mkdir()
+    reaper.guests.watch(folder / str(number))
+for number in range({folders}):
+    guest = orphan()
+    (folder / str(number) / "web.pid").write_text(str(guest))
+    (folder / str(number) / "broken.pid").write_bytes(b"\\xff")
+    os.kill(guest, signal.SIGKILL)
+    gone(guest)
+""",
+    )
