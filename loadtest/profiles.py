@@ -147,7 +147,9 @@ class Steps:
     @classmethod
     def stairs(cls, start: float, end: float, steps: int, seconds: float) -> Steps:
         """`steps` steps of equal length, the first at one rate, the last at the other."""
-        rates = tuple(start + (end - start) * i / (steps - 1) for i in range(steps))
+        # Weighed, not added up: stairs down to 0 must not end a rounding error below it.
+        shares = [i / (steps - 1) for i in range(steps)]
+        rates = tuple(start * (1 - share) + end * share for share in shares)
         starts = tuple(seconds * i / steps for i in range(steps))
         return cls(f"{start:g}..{end:g}/{steps}", starts, rates, seconds)
 

@@ -138,6 +138,9 @@ def test_count_is_the_integral_of_stairs_spikes_and_waves() -> None:
         assert str(Plan.parse(str(plan))) == str(plan)
     stairs = Plan.parse("s=10..40/4@8s").phases[0].profile
     assert [stairs.rate(t) for t in (0, 1.9, 2, 4, 7.9, 8)] == [10, 10, 20, 30, 40, 40]
+    down = Steps.stairs(11.153637585414618, 0, 7, 1)  # once ended at -2e-15
+    assert down.rates[-1] == 0
+    assert min(down.rates) >= 0
     spike = Plan.parse("b=0^200/4s@10s").phases[0].profile
     assert [spike.rate(t) for t in (0, 2.9, 3, 6.9, 7, 99)] == [0, 0, 200, 200, 0, 0]
     assert spike.time_of(1) == pytest.approx(3.005)
