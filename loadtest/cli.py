@@ -17,14 +17,22 @@ from typing import Any
 import click
 from rich.console import Console
 
-from loadtest import remote
+from loadtest import interval_log, remote
+from loadtest.asked import what
 from loadtest.errors import InputError, LoadtestError
+from loadtest.listen import parse_listen
 from loadtest.live import Lines, View
+from loadtest.merge import merge_results
+from loadtest.outputs import KINDS, Outputs, check_writable, write
 from loadtest.plan import Plan, parse_duration, parse_rate
-from loadtest.report import print_comparison, print_one
-from loadtest.result import Result, write_atomically
+from loadtest.report import print_comparison, print_one, print_tallies
+from loadtest.result import Result
 from loadtest.target import Settings
+from loadtest.targets import FORMATS
 from loadtest.thresholds import Threshold
+from loadtest.trace import read_trace
+
+_FILE = click.Path(path_type=Path)
 
 
 @click.group()
@@ -33,8 +41,20 @@ def cli(debug: bool) -> None:
     """An open-loop HTTP load tester."""
 
 
+def _url_or_targets(
+    context: click.Context, parameter: click.Parameter, url: str | None
+) -> str | None:
+    if url is None and context.params.get("targets") is None:
+        raise click.UsageError("say what to ask: a URL, or --targets FILE")
+    return url
+
+
 @cli.command()
-@click.argument("url")
+@click.argument("url", required=False, callback=_url_or_targets)
+@click.option(
+    "--targets", type=click.Path(path_type=Path), is_eager=True, help="A file of requests."
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="auto", show_default=True)
 @click.option("--rate", help="Requests per second, e.g. 50.")
 @click.option("--duration", help="How long at that rate, e.g. 30s; without: until finished.")
 @click.option("--plan", "plan_text", help="Phases, e.g. low=20@30s,high=60@trigger,up=10..50@1m.")
@@ -43,48 +63,56 @@ def cli(debug: bool) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of Poisson arrivals.")
 @click.option("--max-in-flight", type=int, default=10_000, show_default=True)
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes, one a core.")
+@click.option("--realtime", is_flag=True, help="Take the core before all others (needs root).")
 @click.option("--timeout", default="60s", show_default=True, help="From the intended time.")
 @click.option("--max-duration", default="1d", show_default=True, help="Ends it in any case.")
-@click.option("--method", default="GET", show_default=True)
+@click.option("--method", help="GET, or whatever else; not with --targets.")
 @click.option("--header", "headers", multiple=True, help="'Name: value'; may be repeated.")
-@click.option("--body", default="", help="The request's body; @FILE reads it from a file.")
+@click.option("--body", help="The request's body; @FILE reads it from a file.")
 @click.option("--json", "json_path", help="Write the result as JSON to FILE; - is stdout.")
+@click.option("--csv", type=_FILE, help="Write its seconds as CSV.")
+@click.option("--hlog", type=_FILE, help="Write its latencies as an HdrHistogram interval log.")
+@click.option("--html", type=_FILE, help="Write a page for a browser that needs nothing else.")
 @click.option("--control", type=click.Path(path_type=Path), help="Path of the control socket.")
+@click.option("--metrics-listen", "metrics", help="HOST:PORT for Prometheus to scrape /metrics.")
 @click.option("--fail-if", "fail_if", multiple=True, help="E.g. 'p99>250ms', 'errors>0.1%'.")
 @click.option("--quiet", is_flag=True, help="No progress, only the result.")
 def run(
-    url: str,
+    url: str | None,
     rate: str | None,
     duration: str | None,
     plan_text: str | None,
     headers: Sequence[str],
-    body: str,
     json_path: str | None,
     control: Path | None,
     fail_if: Sequence[str],
     quiet: bool,
     **limits: Any,
 ) -> None:
-    """Send requests to URL at their intended times.
+    """Send requests to URL, or those of a file, at their intended times.
 
+    With --targets a URL stands for the server to which all of the file's requests go.
     SIGUSR1 enters the plan's next phase, SIGUSR2 the previous one; Ctrl-C ends with the result
     so far.
     """
     thresholds = [Threshold.parse(text) for text in fail_if]
+    asked = what(url, limits["targets"], limits["kind"], limits["method"], headers, limits["body"])
     settings = Settings(
-        url=url,
+        **asked,
         plan=_plan(rate, duration, plan_text),
         arrivals=limits["arrivals"],
         seed=limits["seed"],
         max_in_flight=limits["max_in_flight"],
+        workers=limits["workers"],
+        realtime=limits["realtime"],
         timeout=parse_duration(limits["timeout"]),
         max_seconds=parse_duration(limits["max_duration"]),
-        method=limits["method"],
-        headers=tuple(_header(text) for text in headers),
-        body=_body(body),
         control=control or remote.default_socket(),
+        metrics=None if limits["metrics"] is None else parse_listen(limits["metrics"]),
     )
-    _check_writable(json_path)
+    outputs = _outputs(limits, json_path)
+    check_writable(outputs)
     from loadtest.worker import run_here  # the engine's libraries, which `shift` can do without
 
     to_stdout = json_path == "-"
@@ -96,8 +124,7 @@ def run(
         result = run_here(settings, None if quiet else view.show)
     if to_stdout:
         click.echo(result.to_json())
-    elif json_path is not None:
-        _write(result, Path(json_path))
+    write([("", result)], outputs)
     print_one(console, result)
     _judge(result, thresholds)
 
@@ -130,15 +157,47 @@ def status(control: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def report(files: Sequence[Path]) -> None:
-    """Print one result, or compare several with the first."""
-    results = [(str(path), Result.read(path)) for path in files]
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option("--merge", is_flag=True, help="One result of all: they ran at the same time.")
+@click.option("--json", type=_FILE, help="Write the result as JSON.")
+@click.option("--csv", type=_FILE, help="Write its seconds as CSV.")
+@click.option("--hlog", type=_FILE, help="Write its latencies as an HdrHistogram interval log.")
+@click.option("--html", type=_FILE, help="Write a page for a browser that needs nothing else.")
+def report(files: Sequence[Path], merge: bool, **given: Any) -> None:
+    """Print one result, or compare several with the first.
+
+    FILES are results (JSON) or interval logs (.hlog), not both.
+    """
+    outputs = _outputs(given, None)
+    check_writable(outputs)
     console = _console()
+    logs = [path for path in files if path.suffix == ".hlog"]
+    if logs:
+        if len(logs) < len(files):
+            raise InputError("give either results or interval logs (.hlog), not both")
+        _report_logs(console, logs, outputs, merge=merge)
+        return
+    results = [(str(path), Result.read(path)) for path in files]
+    if merge:
+        results = [("merged", merge_results(results))]
+    write(results, outputs)
     if len(results) == 1:
         print_one(console, results[0][1])
     else:
         print_comparison(console, results)
+
+
+def _report_logs(console: Console, paths: Sequence[Path], outputs: Outputs, *, merge: bool) -> None:
+    if set(outputs) - {"hlog"}:
+        raise InputError("interval logs hold latencies only: write them with --hlog")
+    logs = [(str(path), interval_log.read_log(path)) for path in paths]
+    if merge:
+        logs = [("merged", interval_log.merge_logs(log for _, log in logs))]
+    if "hlog" in outputs:
+        if len(logs) > 1:
+            raise InputError("--hlog holds one log: say --merge, or give one file")
+        interval_log.write_log(logs[0][1], outputs["hlog"])
+    print_tallies(console, [(name, interval_log.whole(log)) for name, log in logs])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,42 +240,17 @@ def _plan(rate: str | None, duration: str | None, text: str | None) -> Plan:
     if text is not None:
         if rate is not None or duration is not None:
             raise InputError("--plan says rate and duration itself: give either it or --rate")
-        return Plan.parse(text)
+        return Plan.parse(text, read_trace)
     if rate is None:
         raise InputError("say how fast: --rate 50 --duration 30s, or --plan low=20@30s,high=60@60s")
     return Plan.constant(parse_rate(rate), None if duration is None else parse_duration(duration))
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise InputError(f"header {text!r}: write 'Name: value'")
-    return name.strip(), value.strip()
-
-
-def _body(text: str) -> bytes:
-    if not text.startswith("@"):
-        return text.encode()
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as wrong:
-        raise InputError(f"body {text}: {wrong.strerror}") from None
-
-
-def _check_writable(json_path: str | None) -> None:
-    """A minute's run must not end with a result that cannot be written."""
-    if json_path in (None, "-"):
-        return
-    path = Path(str(json_path))
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--json {path}: cannot write there")
-
-
-def _write(result: Result, path: Path) -> None:
-    try:
-        write_atomically(result, path)
-    except OSError as wrong:
-        raise LoadtestError(f"--json {path}: {wrong.strerror}") from None
+def _outputs(given: dict[str, Any], json_path: str | None) -> Outputs:
+    found = {kind: given[kind] for kind in KINDS if given.get(kind) is not None}
+    if json_path not in (None, "-"):
+        found["json"] = Path(str(json_path))
+    return found
 
 
 def _judge(result: Result, thresholds: Sequence[Threshold]) -> None:

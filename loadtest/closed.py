@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from loadtest.connect import resolve
 from loadtest.connection import Exchange
+from loadtest.mix import Request
 from loadtest.plan import Plan
 from loadtest.pool import ConnectionPool
 from loadtest.stats import Tally
-from loadtest.target import IDEMPOTENT, Settings
+from loadtest.target import Settings
 
 # After an error a connection pauses: a refused connect costs the server nothing, and without the
 # pause the loop would do nothing else.
@@ -47,15 +48,13 @@ async def saturate(
 ) -> Saturation:
     """Keeps `connections` requests under way for `warm_up + seconds`. Raises InputError."""
     settings = Settings(url, Plan.constant(1, None), headers=headers)
-    probe = _Probe(clock)
+    mix = settings.requests
+    probe = _Probe(clock, mix.requests[0])
     pool = ConnectionPool(
-        await resolve(settings.target),
-        settings.request_bytes(),
+        await resolve(mix.origins[0]),
         probe,
         clock=clock,
         connect_timeout=max(warm_up + seconds, 0.001),
-        bodiless=False,
-        idempotent=settings.method in IDEMPOTENT,
     )
     probe.pool = pool
     try:
@@ -75,8 +74,9 @@ class _Probe:
 
     pool: ConnectionPool
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], request: Request) -> None:
         self._clock = clock
+        self._request = request
         self.over = False
         self.reset()
 
@@ -89,7 +89,7 @@ class _Probe:
     def ask(self) -> None:
         """Puts one more request under way."""
         if not self.over:
-            self.pool.send(Exchange(self._clock(), 0))
+            self.pool.send(Exchange(self._clock(), 0, self._request))
 
     def result(self) -> Saturation:
         """Up to now."""

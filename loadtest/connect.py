@@ -5,26 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from dataclasses import dataclass
 
 from loadtest.errors import InputError
-from loadtest.target import Target
+from loadtest.mix import Mix, Origin
 
 _PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A numeric host and port. `tls` and `server_name` are None for plain HTTP."""
+    """A numeric host and port. `server_name` is the certificate's, None for plain HTTP."""
 
     host: str
     port: int
-    tls: ssl.SSLContext | None = None
     server_name: str | None = None
 
 
-async def resolve(target: Target) -> Address:
+async def resolve_all(mix: Mix) -> tuple[Address, ...]:
+    """An address for each of the mix's origins. Raises InputError saying where it is asked for."""
+    found = []
+    for origin, where in zip(mix.origins, mix.where, strict=True):
+        try:
+            found.append(await resolve(origin))
+        except InputError as wrong:
+            raise InputError(f"{where}: {wrong}" if where else str(wrong)) from None
+    return tuple(found)
+
+
+async def resolve(target: Origin) -> Address:
     """One address for the whole test, so that the name server is no part of any latency.
 
     Where a name has several (localhost: ::1 and 127.0.0.1), the first that takes a connection;
@@ -45,7 +54,7 @@ async def resolve(target: Target) -> Address:
                 host = candidate
                 break
     if target.scheme == "https":
-        return Address(host, target.port, ssl.create_default_context(), target.host)
+        return Address(host, target.port, target.host)
     return Address(host, target.port)
 
 

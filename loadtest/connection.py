@@ -16,6 +16,8 @@ from typing import Protocol, cast
 
 import httptools
 
+from loadtest.mix import Request
+
 # Only used to tell a truncated answer from one that is meant to end with the connection.
 _FRAMED = re.compile(rb"\r\n(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 _MAX_HEAD = 65_536
@@ -39,10 +41,11 @@ LOCAL_KINDS = frozenset({"local_ports", "local_files"})
 class Exchange:
     """One request on its way. Times are on the owner's clock; `visit` is its stay in a phase."""
 
-    __slots__ = ("connection", "done", "intended", "retried", "visit", "written")
+    __slots__ = ("connection", "done", "intended", "request", "retried", "visit", "written")
 
-    def __init__(self, intended: float, visit: int) -> None:
+    def __init__(self, intended: float, visit: int, request: Request) -> None:
         self.intended = intended
+        self.request = request
         self.visit = visit
         self.written = 0.0  # when its bytes were handed to the socket; 0: not yet
         self.connection: Connection | None = None
@@ -75,7 +78,6 @@ class Connection(asyncio.Protocol):
         "_head_complete",
         "_owner",
         "_parser",
-        "_request",
         "_status",
         "_transport",
         "bytes_received",
@@ -84,14 +86,10 @@ class Connection(asyncio.Protocol):
         "uses",
     )
 
-    def __init__(
-        self, owner: Owner, request: bytes, clock: Callable[[], float], *, bodiless: bool
-    ) -> None:
+    def __init__(self, owner: Owner, clock: Callable[[], float]) -> None:
         # for the whole life
         self._owner = owner
-        self._request = request
         self._clock = clock
-        self._bodiless = bodiless  # answers to HEAD: a Content-Length, but no body
         # per connection
         self._transport: asyncio.Transport | None = None
         self._parser = self._new_parser()
@@ -103,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._head = b""
         self._head_complete = False
         self._status = 0
+        self._bodiless = False  # an answer to HEAD: a Content-Length, but no body
 
     @property
     def connected(self) -> bool:
@@ -124,8 +123,9 @@ class Connection(asyncio.Protocol):
         self._head = b""
         self._head_complete = False
         self._status = 0
+        self._bodiless = exchange.request.bodiless
         exchange.written = self._clock()
-        self._transport.write(self._request)
+        self._transport.write(exchange.request.data)
 
     def abort(self) -> None:
         """Closes at once and forgets the exchange without a report about it."""

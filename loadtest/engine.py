@@ -1,44 +1,51 @@
-"""Runs a load test: one pacing callback sends what is due, one loop keeps time.
+"""Runs a load test in one process: one pacing callback sends what is due, one loop keeps time.
 
 Owns the run's clock and its end. When a request is due is the timeline's business, which
-connection it takes the pool's, what became of it the ledger's.
+connection it takes the pool's, what became of it the ledger's. Several processes are `crew.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import math
-import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loadtest.connect import Address, resolve
+from loadtest.connect import Address, resolve_all
 from loadtest.connection import Exchange
-from loadtest.ledger import Ledger, by_count
-from loadtest.plan import Plan
+from loadtest.core_wait import core_wait_s
+from loadtest.ledger import Ledger
+from loadtest.mix import Rotation
+from loadtest.outcome import Ended, result_of
 from loadtest.pool import ConnectionPool
-from loadtest.result import Histograms, PhasePlan, PhaseResult, PlanResult, Result, Second
+from loadtest.result import Result, Second
 from loadtest.stats import merged
-from loadtest.target import IDEMPOTENT, Settings
-from loadtest.timeline import Cause, Timeline
+from loadtest.status import Figures, status_of
+from loadtest.target import Settings
+from loadtest.timeline import ALL, Cause, Share, Timeline
 from loadtest.timer import WakeUp
+
+if TYPE_CHECKING:
+    from loadtest.crew import Crew
 
 # Requests sent per wake-up before the loop reads answers again: about a millisecond's work.
 _BATCH = 64
 # Wake-ups closer together than this are joined: at 20,000/s four requests share the price of one
 # round of the event loop, and none of them leaves more than 0.2 ms late for it.
-_COALESCE_S = 0.0002
+COALESCE_S = 0.0002
+# Later than this the tester is behind: ten times what joining wake-ups explains.
+_LATE_S = 0.002
 # How often timeouts are looked for.
 _HOUSEKEEPING_S = 0.05
 # After Ctrl-C: how long answers on their way may take.
 _INTERRUPT_GRACE_S = 2.0
 
 OnSecond = Callable[[Second], None]
+Order = Callable[[float], None]
 
 
 async def run(
@@ -55,13 +62,23 @@ async def run(
     It also ends when the file descriptor `lifeline` becomes readable.
     Raises InputError before the first request for a host that does not resolve.
     """
-    address = await resolve(settings.target)
-    test = LoadTest(settings, address, on_second)
+    addresses = await resolve_all(settings.requests)
+    test: LoadTest | Crew
+    if settings.workers > 1:
+        from loadtest.crew import Crew  # multiprocessing, which one worker does not need
+
+        test = Crew(settings, addresses, on_second)
+    else:
+        test = LoadTest(settings, addresses, on_second)
     async with AsyncExitStack() as stack:
         if settings.control is not None:
             from loadtest.control import serve  # aiohttp: half a second that most runs can save
 
             await stack.enter_async_context(serve(test, settings.control))
+        if settings.metrics is not None:
+            from loadtest.metrics import serve_metrics
+
+            await stack.enter_async_context(serve_metrics(test, *settings.metrics))
         if handle_signals:
             from loadtest.signals import handling
 
@@ -82,31 +99,43 @@ class LoadTest:
     def __init__(
         self,
         settings: Settings,
-        address: Address,
+        addresses: Address | Sequence[Address],
         on_second: OnSecond | None = None,
         *,
+        share: Share = ALL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`addresses` as `settings.requests` numbers its origins; one alone for a single origin."""
         self.settings = settings
-        self.timeline = Timeline(settings.plan, settings.arrivals, random.Random(settings.seed))
+        self.share = share
+        rng = random.Random(settings.seed)
+        self.timeline = Timeline(settings.plan, settings.arrivals, rng, share)
         self.ledger = Ledger()
         self._on_second = on_second
         self._clock = clock
-        self._pool = self.POOL(
-            address,
-            settings.request_bytes(),
-            self,
-            clock=self.now,
-            connect_timeout=settings.timeout,
-            bodiless=settings.method == "HEAD",
-            idempotent=settings.method in IDEMPOTENT,
-        )
+        self._rotation = Rotation(settings.requests, share)
+        # What several workers may have under way is divided among them, to the last request.
+        self._most = (settings.max_in_flight + share.of - 1 - share.index) // share.of
+        # One for each origin, as the requests number them.
+        self._pools = [
+            self.POOL(
+                address,
+                self,
+                clock=self.now,
+                connect_timeout=settings.timeout,
+                late=lambda: self._late_s > _LATE_S,
+            )
+            for address in ([addresses] if isinstance(addresses, Address) else addresses)
+        ]
+        self._pool = self._pools[0]
         self._on_way: dict[Exchange, None] = {}  # in the order of their intended times
+        self._late_s = 0.0  # how late the last wake-up was for its first request
         self._started = 0.0
         self._started_unix = 0.0
         self._stopped_by = "plan"
         self._gives_up_at: float | None = None
         self._wake_up: WakeUp | None = None
+        self._orders: list[tuple[float, Order]] = []  # in the order of their times
         self._stir = asyncio.Event()
         self._over = False
         self._end_shown = False
@@ -115,11 +144,10 @@ class LoadTest:
         """Seconds since the start."""
         return self._clock() - self._started
 
-    async def run(self) -> Result:
-        """Once only."""
-        self._started = self._clock()
-        self._started_unix = time.time()
-        cpu = time.process_time()
+    async def run(self, start_at: tuple[float, float] | None = None) -> Result:
+        """Once only. `start_at`: the start on this machine's monotonic clock, and in Unix time."""
+        self._started, self._started_unix = start_at or (self._clock(), time.time())
+        cpu, waited = time.process_time(), core_wait_s()
         self._wake_up = WakeUp(asyncio.get_running_loop(), self._pace)
         try:
             self._pace()
@@ -129,12 +157,23 @@ class LoadTest:
             self.timeline.finish(self.now())
             self._wake_up.close()
             duration = self.now()
+            cpu, wait = time.process_time() - cpu, core_wait_s()
             for exchange in self._on_way:  # whatever still comes is no longer counted
                 exchange.done = True
-            await self._pool.close()
+            await asyncio.gather(*(pool.close() for pool in self._pools))
         if not self.ledger.blank(duration):
             self._end_row(duration)
-        return self._result(duration, time.process_time() - cpu)
+        end = Ended(
+            started_unix=self._started_unix,
+            duration=duration,
+            cpu=cpu,
+            by=self._stopped_by,
+            core_wait=None if wait is None or waited is None else wait - waited,
+        )
+        end.reconnects = sum(pool.reconnects for pool in self._pools)
+        end.connections_opened = sum(pool.opened for pool in self._pools)
+        end.bytes_received = sum(pool.bytes_received for pool in self._pools)
+        return result_of(self.settings, self.ledger, self.timeline, end)
 
     # steering
 
@@ -154,11 +193,18 @@ class LoadTest:
         self.timeline.set_rate(self._catch_up(), rate, cause)
         self._pace()
 
-    def finish(self, reason: str = "finish") -> None:
+    def at(self, t: float, order: Order) -> None:
+        """Carries out `order(t)` once all that is due by `t` is sent; several workers do so at the
+        same `t`, so that together they shift as one."""
+        self._orders.append((t, order))
+        self._orders.sort(key=lambda pair: pair[0])
+        self._pace()
+
+    def finish(self, reason: str = "finish", at: float | None = None) -> None:
         """Sends nothing more; answers on their way are waited for (`timeout` bounds that)."""
         if not self.timeline.finished:
             self._stopped_by = reason
-            self.timeline.finish(self.now())
+            self.timeline.finish(self.now() if at is None else at)
         self._stir.set()
 
     def interrupt(self) -> None:
@@ -171,36 +217,34 @@ class LoadTest:
         self._gives_up_at = self.now()
         self.finish("abandoned")
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many carry a request, how many are free."""
+        active = sum(pool.active for pool in self._pools)
+        return active, sum(pool.idle for pool in self._pools)
+
+    def figures(self) -> Figures:
+        """Everything counted so far."""
+        ledger = self.ledger
+        active, idle = self.connections
+        return Figures(
+            counts=ledger.totals(),
+            in_flight=ledger.in_flight,
+            errors=ledger.errors(),
+            dropped=dict(ledger.dropped),
+            rate=self.timeline.rate(self.now()),
+            latency=merged(page.latency for page in ledger.pages),
+            lag=ledger.lag,
+            active=active,
+            idle=idle,
+        )
+
     def status(self) -> dict[str, Any]:
         """What `GET /v1/status` answers; docs/loadtest.md has the fields."""
-        now, timeline, totals = self.now(), self.timeline, self.ledger.totals()
         last = self.ledger.series[-1] if self.ledger.series else None
-        ends = timeline.ends_at
-        finite = not timeline.finished and ends < math.inf
-        return {
-            "pid": os.getpid(),
-            "url": self.settings.url,
-            "state": "done" if self._over else "draining" if timeline.finished else "running",
-            "elapsed_s": round(now, 3),
-            "phase": timeline.phase.name,
-            "phase_remaining_s": round(max(ends - now, 0.0), 3) if finite else None,
-            "phases": list(self.settings.plan.names),
-            "rate": timeline.rate(now),
-            "intended": totals.intended,
-            "sent": totals.sent,
-            "completed": totals.completed,
-            "failed": totals.failed,
-            "dropped": totals.dropped,
-            "error_count": totals.errors,
-            "errors": self.ledger.errors(),
-            "in_flight": self.ledger.in_flight,
-            "connections": {"active": self._pool.active, "idle": self._pool.idle},
-            "second": None if last is None else dataclasses.asdict(last),
-            "p50_s": last.p50_s if last else None,
-            "p99_s": last.p99_s if last else None,
-            "send_lag_p99_s": self.ledger.lag.percentile(99),
-            "shifts": [dataclasses.asdict(shift) for shift in timeline.shifts],
-        }
+        return status_of(
+            self.settings, self.timeline, self.figures(), last, self.now(), over=self._over
+        )
 
     # the pool's listener
 
@@ -230,26 +274,37 @@ class LoadTest:
         if self._over or self._wake_up is None:
             return
         timeline = self.timeline
-        due = timeline.due(self.now(), _BATCH)
+        now = self.now()
+        due = timeline.due(min(now, self._orders[0][0]) if self._orders else now, _BATCH)
+        self._late_s = now - due[0][0] if due else 0.0
         for intended, visit in due:
             self._send(intended, visit)
-        if timeline.finished:
+        if len(due) < _BATCH and self._orders and self._orders[0][0] <= now:
+            t, order = self._orders.pop(0)
+            # Told too late for its moment: at the next one that is possible.
+            order(max(t, timeline.since))
+            self._wake_up.arm(0)
+        elif timeline.finished:
             self._stir.set()
         elif len(due) == _BATCH:
             self._wake_up.arm(0)
         else:
             # An hour at most: a triggered phase of rate 0 has nothing to wake for.
-            self._wake_up.arm(min(max(timeline.wakes_at - self.now(), _COALESCE_S), 3600))
+            wakes_at = timeline.wakes_at
+            if self._orders:
+                wakes_at = min(wakes_at, self._orders[0][0])
+            self._wake_up.arm(min(max(wakes_at - self.now(), COALESCE_S), 3600))
 
     def _send(self, intended: float, visit: int) -> None:
         ledger = self.ledger
-        if ledger.in_flight >= self.settings.max_in_flight:
+        request = self._rotation.next()  # also of one that is dropped: the others keep their turns
+        if ledger.in_flight >= self._most:
             ledger.drop(visit, "max_in_flight")
             return
         ledger.intend(visit, self.now() - intended)
-        exchange = Exchange(intended, visit)
+        exchange = Exchange(intended, visit, request)
         self._on_way[exchange] = None
-        self._pool.send(exchange)
+        self._pools[request.origin].send(exchange)
 
     def _catch_up(self) -> float:
         """Sends all that is due and returns the moment up to which that holds."""
@@ -288,7 +343,7 @@ class LoadTest:
                 break
             expired.append(exchange)
         for exchange in expired:
-            self._pool.give_up(exchange)
+            self._pools[exchange.request.origin].give_up(exchange)
             self.failed(exchange, "timeout")
 
     def _end_row(self, now: float) -> None:
@@ -297,76 +352,6 @@ class LoadTest:
         ends_in_it = timeline.finished and not self._end_shown
         rate = timeline.last_rate if ends_in_it else timeline.rate(now)
         self._end_shown = timeline.finished
-        row = self.ledger.end_second(now, timeline.phase.name, rate)
+        row = self.ledger.end_second(now, timeline.phase.name, rate / self.share.of)
         if self._on_second is not None:
             self._on_second(row)
-
-    # the end
-
-    def _result(self, duration: float, cpu: float) -> Result:
-        ledger, pool, settings = self.ledger, self._pool, self.settings
-        latency = merged(page.latency for page in ledger.pages)
-        service = merged(page.service for page in ledger.pages)
-        doubts = ledger.doubts()
-        return Result(
-            url=settings.url,
-            method=settings.method,
-            plan=_plan_result(settings),
-            started_unix=self._started_unix,
-            duration_s=round(duration, 6),
-            stopped_by=self._stopped_by,
-            counts=ledger.totals(),
-            reconnects=pool.reconnects,
-            connections_opened=pool.opened,
-            bytes_received=pool.bytes_received,
-            cpu_s=round(cpu, 3),
-            dropped=dict(ledger.dropped),
-            errors=ledger.errors(),
-            status={str(status): n for status, n in sorted(ledger.status.items())},
-            latency_s=latency.summary(),
-            service_s=service.summary(),
-            send_lag_s=ledger.lag.summary(),
-            trustworthy=not doubts,
-            reasons=doubts,
-            phases=self._phases(duration),
-            shifts=list(self.timeline.shifts),
-            series=list(ledger.series),
-            histograms=Histograms(latency.encode(), service.encode(), ledger.lag.encode()),
-        )
-
-    def _phases(self, duration: float) -> list[PhaseResult]:
-        found = []
-        for number, visit in enumerate(self.timeline.visits):
-            page = self.ledger.page(number)
-            found.append(
-                PhaseResult(
-                    name=visit.phase.name,
-                    start=visit.start,
-                    end=duration if visit.end is None else visit.end,
-                    counts=page.counts(),
-                    errors=by_count([page.errors]),
-                    latency_s=page.latency.summary(),
-                    service_s=page.service.summary(),
-                )
-            )
-        return found
-
-
-def _plan_result(settings: Settings) -> PlanResult:
-    plan: Plan = settings.plan
-    return PlanResult(
-        text=str(plan),
-        arrivals=settings.arrivals,
-        seed=settings.seed,
-        max_in_flight=settings.max_in_flight,
-        timeout_s=settings.timeout,
-        phases=[
-            PhasePlan(
-                name=phase.name,
-                rate=phase.profile.rate(0.0),
-                end_rate=phase.profile.rate(phase.seconds or 0.0),
-                duration_s=phase.seconds,
-            )
-            for phase in plan.phases
-        ],
-    )

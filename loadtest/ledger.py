@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from loadtest.connection import LOCAL_KINDS
 from loadtest.result import Counts, Second
-from loadtest.stats import Tally, bucket_of
+from loadtest.stats import PERCENTILES, Tally, bucket_of
 
 # Above this the send times are no longer the plan's, and neither are the latencies.
 MAX_LAG_P99_S = 0.005
@@ -97,7 +97,9 @@ class Ledger:
         self.status[status] += 1
         if status >= 400:
             page.error_answers += 1
-            page.errors[f"http_{status}"] += 1
+            kind = f"http_{status}"
+            page.errors[kind] += 1
+            self._kinds[kind] += 1
             self._errors += 1
 
     def fail(self, visit: int, kind: str, latency: float) -> None:
@@ -109,6 +111,7 @@ class Ledger:
         page = self.pages[visit]
         page.failed += 1
         page.errors[kind] += 1
+        self._kinds[kind] += 1
         self._errors += 1
         self.in_flight -= 1
         if kind == "timeout":
@@ -120,6 +123,7 @@ class Ledger:
 
     def end_second(self, now: float, phase: str, rate: float) -> Second:
         """Closes the current row at `now` and begins the next one."""
+        p50, p90, p99, p99_9 = self._latency.percentiles(*PERCENTILES)
         row = Second(
             t=round(self._second_started, 6),
             span=round(now - self._second_started, 6),
@@ -131,8 +135,12 @@ class Ledger:
             errors=self._errors,
             dropped=self._dropped,
             in_flight=self.in_flight,
-            p50_s=self._latency.percentile(50),
-            p99_s=self._latency.percentile(99),
+            p50_s=p50,
+            p99_s=p99,
+            p90_s=p90,
+            p99_9_s=p99_9,
+            error_kinds=by_count([self._kinds]),
+            latency_us=self._latency.encode(),
         )
         self.series.append(row)
         self._second_started = now
@@ -163,13 +171,8 @@ class Ledger:
 
     def doubts(self) -> list[str]:
         """Why this run's figures should not be believed; empty: no reason."""
-        found = []
-        lag = self.lag.percentile(99)
-        if lag is not None and lag > MAX_LAG_P99_S:
-            found.append(
-                f"send lag p99 is {lag * 1000:.1f} ms (limit {MAX_LAG_P99_S * 1000:g} ms): "
-                "the load tester could not keep to its own schedule"
-            )
+        late = lag_doubt(self.lag)
+        found = [] if late is None else [late]
         local = {kind: n for kind, n in self.errors().items() if kind in LOCAL_KINDS}
         found += [
             f"{n} requests failed for want of {kind.removeprefix('local_')} on this machine"
@@ -180,6 +183,18 @@ class Ledger:
     def _new_second(self) -> None:
         self._intended = self._sent = self._completed = self._errors = self._dropped = 0
         self._latency = Tally()
+        self._kinds: defaultdict[str, int] = defaultdict(int)
+
+
+def lag_doubt(lag: Tally) -> str | None:
+    """Why these send lags spoil a run; None: they do not."""
+    p99 = lag.percentile(99)
+    if p99 is None or p99 <= MAX_LAG_P99_S:
+        return None
+    return (
+        f"send lag p99 is {p99 * 1000:.1f} ms (limit {MAX_LAG_P99_S * 1000:g} ms): "
+        "the load tester could not keep to its own schedule"
+    )
 
 
 def by_count(parts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -52,6 +52,7 @@ class View:
         self._planned = planned_seconds
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._p99: deque[float] = deque(maxlen=_HISTORY)
+        self._kinds: dict[str, int] = {}
         self._totals = {"intended": 0, "sent": 0, "completed": 0, "errors": 0, "dropped": 0}
 
     def __enter__(self) -> Self:
@@ -70,6 +71,8 @@ class View:
         """Draws the row."""
         for name in self._totals:
             self._totals[name] += getattr(second, name)
+        for kind, count in second.error_kinds.items():
+            self._kinds[kind] = self._kinds.get(kind, 0) + count
         self._p99.append(second.p99_s or 0.0)
         self._live.update(self._draw(second), refresh=True)
 
@@ -88,11 +91,17 @@ class View:
         rates = (getattr(second, name) / max(second.span, 0.001) for name in self._totals)
         table.add_row("per second", *(f"{rate:.0f}" for rate in rates))
         table.add_row("in total", *(str(total) for total in self._totals.values()))
+        state = Text(f"target {second.rate:.0f}/s   in flight {second.in_flight}")
         latency = Text(
-            f"target {second.rate:.0f}/s   in flight {second.in_flight}   "
-            f"p50 {_or_dash(second.p50_s)}   p99 {_or_dash(second.p99_s)}   {bars(self._p99)}"
+            f"p50 {_or_dash(second.p50_s)}   p90 {_or_dash(second.p90_s)}   "
+            f"p99 {_or_dash(second.p99_s)}   p99.9 {_or_dash(second.p99_9_s)}   {bars(self._p99)}"
         )
-        return Group(head, table, latency)
+        lines: list[Table | Text] = [head, table, state, latency]
+        if self._kinds:
+            kinds = sorted(self._kinds.items(), key=lambda item: -item[1])
+            shown = "   ".join(f"{kind} {count}" for kind, count in kinds)
+            lines.append(Text(f"errors: {shown}", style="red"))
+        return Group(*lines)
 
 
 def line(second: Second) -> str:
@@ -102,6 +111,7 @@ def line(second: Second) -> str:
         f"  intended {second.intended:6}  sent {second.sent:6}  completed {second.completed:6}"
         f"  errors {second.errors:4}  dropped {second.dropped:4}  in flight {second.in_flight:5}"
         f"  p50 {_or_dash(second.p50_s)}  p99 {_or_dash(second.p99_s)}"
+        + "".join(f"  {kind} {count}" for kind, count in second.error_kinds.items())
     )
 
 

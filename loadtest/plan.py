@@ -1,21 +1,26 @@
 """What is to be sent: phases, each with a rate over time; parsed from the `--plan` text.
 
-Owns the grammar and the arithmetic of a rate (its integral and the inverse of that). Knows no
-clock, no randomness and no I/O; *when* a phase is entered is `timeline.py`'s.
+Owns the grammar. Knows no clock, no randomness and no I/O: whoever wants traces gives the function
+that reads them. The shapes are `profiles.py`'s, *when* a phase is entered is `timeline.py`'s.
 
     low=20@30s,high=60@60s        20/s for half a minute, then 60/s for a minute
     low=20@30s,high=60@trigger    60/s until somebody shifts or finishes
     climb=10..80@2m               a straight ramp
+    stairs=10..80/8@2m            eight steps of 15 s, the first at 10/s, the last at 80/s
+    wave=20~60/30s@5m             a sine: from 20/s to 60/s and back every 30 s
+    burst=20^200/5s@1m            20/s, and 200/s for 5 s in the middle
+    replay=day.csv*24             a trace's own rates and times, 24 times as fast
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from loadtest.errors import PlanError
+from loadtest.profiles import Constant, Profile, Ramp, Sine, Steps
 
 # Far above what one core sends (about 20,000/s); it is there to catch a slipped digit.
 MAX_RATE = 1_000_000.0
@@ -23,74 +28,11 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_TRACE = re.compile(r"(?P<file>.+\.csv)(?:\*(?P<speed>.*))?", re.IGNORECASE | re.DOTALL)
+MAX_STEPS = 100_000
 
-
-class Profile(Protocol):
-    """A rate over time, t in seconds since the profile began. Rates are requests per second."""
-
-    def rate(self, t: float) -> float:
-        """The rate at t."""
-
-    def count(self, t: float) -> float:
-        """The integral of the rate from 0 to t: requests due by then."""
-
-    def time_of(self, count: float) -> float:
-        """The inverse: the t at which `count` requests are due, `inf` if that never comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """The same rate throughout."""
-
-    per_second: float
-
-    def rate(self, t: float) -> float:
-        return self.per_second
-
-    def count(self, t: float) -> float:
-        return self.per_second * t
-
-    def time_of(self, count: float) -> float:
-        if self.per_second == 0:
-            return math.inf
-        return count / self.per_second
-
-    def __str__(self) -> str:
-        return f"{self.per_second:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ramp:
-    """A straight line from one rate to another over `seconds`; holds the last rate after that."""
-
-    start: float
-    end: float
-    seconds: float
-
-    def rate(self, t: float) -> float:
-        share = min(t / self.seconds, 1.0)
-        return self.start + (self.end - self.start) * share
-
-    def count(self, t: float) -> float:
-        inside = min(t, self.seconds)
-        slope = (self.end - self.start) / self.seconds
-        return self.start * inside + slope * inside * inside / 2 + self.end * (t - inside)
-
-    def time_of(self, count: float) -> float:
-        over = count - self.count(self.seconds)
-        if over > 0:
-            return self.seconds + over / self.end if self.end else math.inf
-        if count <= 0:
-            return 0.0
-        slope = (self.end - self.start) / self.seconds
-        # Root of start·t + slope·t²/2 = count in the form that does not cancel when the slope
-        # is small: 2c / (a + √(a² + 2·slope·c)). The max() only catches rounding at the end of
-        # a ramp down to zero.
-        root = math.sqrt(max(self.start * self.start + 2 * slope * count, 0.0))
-        return min(2 * count / (self.start + root), self.seconds)
-
-    def __str__(self) -> str:
-        return f"{self.start:g}..{self.end:g}"
+TraceReader = Callable[[str, float], Steps]
+"""(file name, speed) → the trace; PlanError with line and column where it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +69,19 @@ class Plan:
         return cls((Phase(name, Constant(rate), seconds),))
 
     @classmethod
-    def parse(cls, text: str) -> Plan:
-        """Reads `name=rate@duration,…`. Raises PlanError naming the phase and the part."""
-        parts = text.split(",")
-        return cls(tuple(_parse_phase(part, number) for number, part in enumerate(parts, start=1)))
+    def parse(cls, text: str, read_trace: TraceReader | None = None) -> Plan:
+        """Reads `name=rate@duration,…`. Raises PlanError naming column, phase and part."""
+        phases = []
+        column = 1
+        for number, part in enumerate(text.split(","), start=1):
+            indent = len(part) - len(part.lstrip())
+            where = f"plan column {column + indent}, phase {number} ({part.strip()!r})"
+            try:
+                phases.append(_parse_phase(part, read_trace))
+            except PlanError as wrong:
+                raise PlanError(f"{where}: {wrong}") from None
+            column += len(part) + 1
+        return cls(tuple(phases))
 
     @property
     def seconds(self) -> float | None:
@@ -190,29 +141,78 @@ def parse_rate(text: str) -> float:
     return rate
 
 
-def _parse_phase(text: str, number: int) -> Phase:
-    where = f"plan, phase {number} ({text.strip()!r})"
+def _parse_phase(text: str, read_trace: TraceReader | None) -> Phase:
     name, equals, rest = (piece.strip() for piece in text.partition("="))
     rate_text, at, length = (piece.strip() for piece in rest.partition("@"))
-    if not equals or not at:
-        raise PlanError(f"{where}: write name=rate@duration, e.g. high=60@60s")
+    trace = _TRACE.fullmatch(rate_text)
+    if not equals or not (at or trace):
+        raise PlanError("write name=rate@duration, e.g. high=60@60s")
     if not _NAME.fullmatch(name):
-        raise PlanError(f"{where}: name {name!r}: letters, digits, '_', '-' and '.' only")
-    try:
-        seconds = None if length == "trigger" else parse_duration(length)
-        _check_seconds(seconds, f"duration {length!r}")
-        return Phase(name, _parse_profile(rate_text, seconds), seconds)
-    except PlanError as wrong:
-        raise PlanError(f"{where}: {wrong}") from None
+        raise PlanError(f"name {name!r}: letters, digits, '_', '-' and '.' only")
+    seconds = None if length == "trigger" or not at else parse_duration(length)
+    _check_seconds(seconds, f"duration {length!r}")
+    if trace:
+        profile = _parse_trace(trace["file"], trace["speed"], read_trace)
+        if length == "trigger":
+            raise PlanError(f"rate {rate_text!r}: a trace needs a duration or none, not a trigger")
+        if seconds is not None and seconds > profile.seconds * (1 + 1e-9):
+            lasts = format_duration(profile.seconds)
+            raise PlanError(f"duration {length!r}: the trace {rate_text} lasts only {lasts}")
+        return Phase(name, profile, profile.seconds if seconds is None else seconds)
+    return Phase(name, _parse_profile(rate_text, seconds), seconds)
 
 
 def _parse_profile(text: str, seconds: float | None) -> Profile:
+    if "~" in text:
+        start, _, rest = text.partition("~")
+        crest, _, period = rest.rpartition("/")
+        if not crest:
+            raise PlanError(f"rate {text!r}: write a sine as low~high/period, e.g. 20~60/30s")
+        every = parse_duration(period)
+        _check_seconds(every, f"period {period!r}")
+        return Sine(parse_rate(start), parse_rate(crest), every, format_duration(every))
+    if "^" in text:
+        base, _, rest = text.partition("^")
+        peak, _, width = rest.rpartition("/")
+        if not peak:
+            raise PlanError(f"rate {text!r}: write a spike as base^peak/width, e.g. 20^200/5s")
+        return _spike(text, base, peak, parse_duration(width), seconds)
     start, dots, end = text.partition("..")
     if not dots:
         return Constant(parse_rate(text))
     if seconds is None:
         raise PlanError(f"rate {text!r}: a ramp needs a duration, not a trigger")
+    last, slash, steps = end.rpartition("/")
+    if slash and steps != "s":
+        count = int(steps) if steps.isascii() and steps.isdigit() else 0
+        if not 2 <= count <= MAX_STEPS:
+            raise PlanError(f"rate {text!r}: {steps!r} steps: allowed is 2 to {MAX_STEPS:,}")
+        return Steps.stairs(parse_rate(start), parse_rate(last), count, seconds)
     return Ramp(parse_rate(start), parse_rate(end), seconds)
+
+
+def _spike(text: str, base: str, peak: str, width: float, seconds: float | None) -> Steps:
+    if seconds is None:
+        raise PlanError(f"rate {text!r}: a spike needs a duration, not a trigger")
+    if not 0 < width < seconds:
+        raise PlanError(f"rate {text!r}: the spike must be shorter than its phase")
+    written = format_duration(width)
+    return Steps.spike(parse_rate(base), parse_rate(peak), width, seconds, written)
+
+
+def _parse_trace(file: str, speed_text: str | None, read_trace: TraceReader | None) -> Steps:
+    try:
+        speed = 1.0 if speed_text is None else float(speed_text)
+    except ValueError:
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise PlanError(f"speed {speed_text!r}: write how many times as fast, e.g. {file}*24")
+    if read_trace is None:
+        raise PlanError(f"{file}: traces cannot be read here")
+    trace = read_trace(file, speed)
+    for rate in trace.rates:
+        _check_rate(rate, f"{file}: rate {rate:g}")
+    return trace
 
 
 def _check_rate(rate: float, what: str) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.result import Counts, Result
-from loadtest.stats import Distribution
+from loadtest.stats import Distribution, Tally
 
 
 def print_one(console: Console, result: Result) -> None:
@@ -36,6 +36,13 @@ def print_one(console: Console, result: Result) -> None:
     console.print(table)
     if len(result.phases) > 1:
         console.print(_phase_table(result))
+    if len(result.workers) > 1:
+        lags = ", ".join(
+            f"{worker.name} {duration(worker.send_lag_p99_s)}" for worker in result.workers
+        )
+        console.print(f"send lag p99 by worker: {lags}", highlight=False, soft_wrap=True)
+    if (waited := _core_wait(result)) is not None:
+        console.print(waited, highlight=False, soft_wrap=True)
     for reason in result.reasons:
         console.print(
             f"NOT TRUSTWORTHY: {reason}", style="bold red", highlight=False, soft_wrap=True
@@ -44,20 +51,39 @@ def print_one(console: Console, result: Result) -> None:
 
 def print_comparison(console: Console, named: Sequence[tuple[str, Result]]) -> None:
     """Several runs in columns; each figure with its ratio to the first run's."""
+    header, *rows = compared(named)
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name, result in named:
-        table.add_column(name if result.trustworthy else f"{name} (!)", justify="right")
-    for title, figure, show in _ROWS:
-        values = [figure(result) for _, result in named]
-        first = values[0]
-        ratios = [f"  ×{value / first:.2f}" if first else "" for value in values[1:]]
-        others = [show(value) + ratio for value, ratio in zip(values[1:], ratios, strict=True)]
-        table.add_row(title, show(first), *others)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for name, result in named:
         for reason in result.reasons:
             console.print(f"(!) {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def compared(named: Sequence[tuple[str, Result]]) -> list[list[str]]:
+    """A header and rows: what, the first run's figure, the others' with their ratio to it."""
+    rows = [["", *(name if result.trustworthy else f"{name} (!)" for name, result in named)]]
+    for title, figure, show in FIGURES:
+        values = [figure(result) for _, result in named]
+        first = values[0]
+        ratios = [f"  ×{value / first:.2f}" if first else "" for value in values[1:]]
+        others = [show(value) + ratio for value, ratio in zip(values[1:], ratios, strict=True)]
+        rows.append([title, show(first), *others])
+    return rows
+
+
+def print_tallies(console: Console, named: Sequence[tuple[str, Tally]]) -> None:
+    """Interval logs: the latencies of each."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("count", "mean", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(name, justify="right")
+    for name, tally in named:
+        table.add_row(name, str(len(tally)), *_cells(tally.summary()))
+    console.print(table)
 
 
 def duration(seconds: float) -> str:
@@ -109,6 +135,15 @@ def _phase_table(result: Result) -> Table:
     return table
 
 
+def _core_wait(result: Result) -> str | None:
+    """Worth a line from a hundredth of the time on: then it is the machine that is late."""
+    waits = [worker.core_wait_s for worker in result.workers if worker.core_wait_s is not None]
+    share = max(waits, default=0.0) / result.duration_s if result.duration_s else 0.0
+    if share < 0.01:
+        return None
+    return f"others had this tester's core for {share:.0%} of the time in which it had work to do"
+
+
 def _whole(value: float) -> str:
     return f"{value:.0f}"
 
@@ -117,12 +152,16 @@ def _completed_rate(result: Result) -> float:
     return result.counts.completed / result.duration_s if result.duration_s else 0.0
 
 
-_ROWS: tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...] = (
+_Figures = tuple[tuple[str, Callable[[Result], float], Callable[[float], str]], ...]
+COUNTED: _Figures = (
     ("intended", lambda r: r.counts.intended, _whole),
     ("completed", lambda r: r.counts.completed, _whole),
     ("errors", lambda r: r.counts.errors, _whole),
     ("dropped", lambda r: r.counts.dropped, _whole),
     ("completed/s", _completed_rate, lambda value: f"{value:.1f}"),
+)
+FIGURES: _Figures = (
+    *COUNTED,
     ("latency mean", lambda r: r.latency_s.mean, duration),
     ("latency p50", lambda r: r.latency_s.p50, duration),
     ("latency p90", lambda r: r.latency_s.p90, duration),

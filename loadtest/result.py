@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Second:
     in_flight: int
     p50_s: float | None
     p99_s: float | None
+    p90_s: float | None = None
+    p99_9_s: float | None = None
+    error_kinds: dict[str, int] = field(default_factory=dict)
+    latency_us: str = ""
+    """The histogram those percentiles are of, HdrHistogram's interchange text; empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,23 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Histograms:
+    """HdrHistogram's interchange text, microseconds; these merge."""
+
+    latency_us: str
+    service_us: str
+    send_lag_us: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseHistograms:
+    """The same of a phase."""
+
+    latency_us: str
+    service_us: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseResult:
     """One stay in a phase; a request belongs to the stay in which it was intended."""
 
@@ -61,6 +83,23 @@ class PhaseResult:
     errors: dict[str, int]
     latency_s: Distribution
     service_s: Distribution
+    histograms: PhaseHistograms | None = None
+    """None in files from before it was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResult:
+    """What one process did of it. `core_wait_s` is how long it was ready to run and another process
+    had the core (None: not known). `lost`: it died, and what it did is missing."""
+
+    name: str
+    intended: int
+    sent: int
+    cpu_s: float
+    send_lag_p99_s: float
+    send_lag_max_s: float
+    core_wait_s: float | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +122,6 @@ class PlanResult:
     max_in_flight: int
     timeout_s: float
     phases: list[PhasePlan]
-
-
-@dataclass(frozen=True, slots=True)
-class Histograms:
-    """HdrHistogram's interchange text, microseconds; these merge."""
-
-    latency_us: str
-    service_us: str
-    send_lag_us: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +151,7 @@ class Result:
     shifts: list[Shift]
     series: list[Second]
     histograms: Histograms
+    workers: list[WorkerResult] = field(default_factory=list)
     schema: str = SCHEMA
 
     def to_json(self) -> str:
@@ -150,18 +181,20 @@ class Result:
 
 def write_atomically(result: Result, path: Path) -> None:
     """The whole file or none of it. Raises OSError."""
+    write_text(result.to_json() + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """The whole file or none of it. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(result.to_json() + "\n", "utf-8")
+    partial.write_text(text, "utf-8")
     partial.replace(path)
 
 
 def _result(document: dict[str, Any]) -> Result:
     plan = dict(document["plan"])
     plan["phases"] = [PhasePlan(**phase) for phase in plan["phases"]]
-    phases = [
-        PhaseResult(**{**phase, **_distributions(phase), "counts": Counts(**phase["counts"])})
-        for phase in document["phases"]
-    ]
+    phases = [_phase(phase) for phase in document["phases"]]
     return Result(
         **{
             **document,
@@ -172,6 +205,19 @@ def _result(document: dict[str, Any]) -> Result:
             "shifts": [Shift(**shift) for shift in document["shifts"]],
             "series": [Second(**row) for row in document["series"]],
             "histograms": Histograms(**document["histograms"]),
+            "workers": [WorkerResult(**worker) for worker in document.get("workers", ())],
+        }
+    )
+
+
+def _phase(document: dict[str, Any]) -> PhaseResult:
+    texts = document.get("histograms")
+    return PhaseResult(
+        **{
+            **document,
+            **_distributions(document),
+            "counts": Counts(**document["counts"]),
+            "histograms": None if texts is None else PhaseHistograms(**texts),
         }
     )
 

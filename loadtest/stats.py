@@ -8,10 +8,10 @@ is addition: seconds into phases, phases into a run, worker processes and machin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hdrh.histogram import HdrHistogram
+from loadtest import hdr_codec
 
 MAX_US = 3_600_000_000
 _DIGITS = 3
@@ -20,6 +20,7 @@ _DIGITS = 3
 _SUB_BITS = 11
 _HALF_BITS = _SUB_BITS - 1
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+_SHAPE = hdr_codec.Shape(_DIGITS, 1, MAX_US)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,11 @@ class Tally:
 
     def percentile(self, percent: float) -> float | None:
         """In seconds, the bucket's upper edge as HdrHistogram has it; None if empty."""
-        found = self._percentiles((percent,))
-        return found[0] if found else None
+        return self.percentiles(percent)[0]
+
+    def percentiles(self, *ascending: float) -> Sequence[float | None]:
+        """Several in one pass."""
+        return self._percentiles(ascending) or [None] * len(ascending)
 
     def summary(self) -> Distribution:
         """Mean, percentiles and maximum, in seconds."""
@@ -80,22 +84,20 @@ class Tally:
 
     def encode(self) -> str:
         """HdrHistogram's interchange text (V2, compressed, base64), in microseconds."""
-        histogram = HdrHistogram(1, MAX_US, _DIGITS)
-        for bucket, count in self.counts.items():
-            histogram.record_value(lower_us(bucket), count)
-        return str(histogram.encode().decode("ascii"))
+        return hdr_codec.encode(self.counts, _SHAPE)
 
     @classmethod
     def decode(cls, text: str) -> Tally:
-        """The inverse of `encode`. Raises ValueError if it is not such a text."""
-        try:
-            histogram = HdrHistogram.decode(text.encode("ascii"))
-        except Exception as wrong:  # the library raises half a dozen unrelated types
-            raise ValueError(f"not an HdrHistogram: {wrong}") from wrong
+        """The inverse of `encode`; takes any range of as many digits from 1 up, as other tools
+        write. Raises ValueError if it is not such a text."""
+        shape, counts = hdr_codec.decode(text)
+        if shape.digits != _DIGITS or shape.lowest != 1:
+            raise ValueError(
+                f"an HdrHistogram of {shape.digits} digits from {shape.lowest}, "
+                f"not {_DIGITS} from 1: it does not merge"
+            )
         tally = cls()
-        for bucket in range(histogram.counts_len):
-            if count := histogram.get_count_at_index(bucket):
-                tally.counts[bucket] = int(count)
+        tally.counts.update(counts)
         return tally
 
     def _percentiles(self, percents: Iterable[float]) -> list[float]:

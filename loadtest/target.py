@@ -1,60 +1,16 @@
-"""What is asked of whom: a URL taken apart, the request's bytes built once, and the settings.
-
-Values only; resolving the host's name is `connect.py`'s.
-"""
+"""One load test as values: what is asked of whom, when, and within which limits."""
 
 from __future__ import annotations
 
-import re
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import InputError
+from loadtest.mix import Ask, Mix, Origin
 from loadtest.plan import Plan
 from loadtest.timeline import Arrivals
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SCHEMES = {"http": 80, "https": 443}
-# RFC 9110 §9.2.2: asking these twice has the effect of asking once, so a request that met a
-# connection the server had just closed may go out again.
-IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A URL's parts: `path` includes the query and is what the request line carries."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> Target:
-        """Raises InputError that names the URL and what is wrong with it."""
-        try:
-            parts = urllib.parse.urlsplit(url)
-            port = parts.port
-        except ValueError as wrong:
-            raise InputError(f"URL {url!r}: {wrong}") from None
-        if parts.scheme not in _SCHEMES:
-            raise InputError(f"URL {url!r}: must begin with http:// or https://")
-        if not parts.hostname:
-            raise InputError(f"URL {url!r}: it names no host")
-        if parts.username is not None:
-            raise InputError(f"URL {url!r}: put credentials into --header 'Authorization: …'")
-        path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-        if parts.query:
-            path += "?" + urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
-        default = _SCHEMES[parts.scheme]
-        return cls(parts.scheme, parts.hostname, default if port is None else port, path)
-
-    @property
-    def authority(self) -> str:
-        """The Host header: the port only where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _SCHEMES[self.scheme] else f"{host}:{self.port}"
+MAX_WORKERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +18,10 @@ class Settings:
     """One load test. Picklable, so that another process can run it.
 
     `timeout` counts from the intended time, in seconds. `control` is the path of the unix socket
-    to listen on for shifts, None for none. `max_seconds` ends a test that nobody finishes.
+    to listen on for shifts, None for none. `max_seconds` ends a test that nobody finishes. With
+    `mix` those requests are sent, and `url`, `method`, `headers` and `body` are only told.
+    `workers` processes share the work. `metrics` is host and port for Prometheus, None for none.
+    `realtime` gives the processes that send their cores before all others.
     """
 
     url: str
@@ -76,51 +35,36 @@ class Settings:
     body: bytes = b""
     control: Path | None = None
     max_seconds: float = 86_400.0
+    mix: Mix | None = None
+    workers: int = 1
+    metrics: tuple[str, int] | None = None
+    realtime: bool = False
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
             raise InputError(f"max-in-flight {self.max_in_flight}: must be at least 1")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise InputError(f"workers {self.workers}: allowed is 1 to {MAX_WORKERS}")
+        if self.max_in_flight < self.workers:
+            raise InputError(
+                f"max-in-flight {self.max_in_flight}: {self.workers} workers need one each"
+            )
         if not 0 < self.timeout <= 3600:
             raise InputError(f"timeout {self.timeout:g}s: allowed is up to 1h")
         if self.max_seconds <= 0:
             raise InputError("max-duration: must be longer than nothing")
-        self.request_bytes()  # refuses a bad URL, method or header now, not in mid-run
+        if self.mix is None:  # refuses a bad URL, method or header now, not in mid-run
+            object.__setattr__(self, "mix", self._alone())
 
     @property
-    def target(self) -> Target:
-        """The URL's parts."""
-        return Target.parse(self.url)
+    def requests(self) -> Mix:
+        """What is sent."""
+        return self.mix or self._alone()
 
-    def request_bytes(self) -> bytes:
-        """The request as it goes out, every time the same. Raises InputError."""
-        return build_request(self.target, self.method, self.headers, self.body)
+    @property
+    def target(self) -> Origin:
+        """The first server asked, for most tests the only one."""
+        return self.requests.origins[0]
 
-
-def build_request(
-    target: Target, method: str, headers: tuple[tuple[str, str], ...], body: bytes
-) -> bytes:
-    """An HTTP/1.1 request. A header given replaces the default of that name. InputError if bad."""
-    if not _TOKEN.fullmatch(method):
-        raise InputError(f"method {method!r}: not an HTTP method")
-    lines = {
-        "host": f"Host: {target.authority}",
-        "user-agent": "User-Agent: loadtest",
-        "accept": "Accept: */*",
-    }
-    if body or method in ("POST", "PUT", "PATCH"):
-        lines["content-length"] = f"Content-Length: {len(body)}"
-    extra = []
-    for name, value in headers:
-        if not _TOKEN.fullmatch(name) or any(c in value for c in "\r\n\0"):
-            raise InputError(f"header {name + ': ' + value!r}: not a valid HTTP header")
-        if name.lower() in ("content-length", "transfer-encoding"):
-            raise InputError(f"header {name!r}: the body sets it")
-        lines.pop(name.lower(), None)
-        extra.append(f"{name}: {value}")
-    head = "\r\n".join([f"{method} {target.path} HTTP/1.1", *lines.values(), *extra, "", ""])
-    try:
-        return head.encode("latin-1") + body
-    except UnicodeEncodeError as wrong:
-        raise InputError(
-            f"header: {wrong.object[wrong.start : wrong.end]!r} is not latin-1"
-        ) from None
+    def _alone(self) -> Mix:
+        return Mix.of([Ask(self.method, self.url, self.headers, self.body)])

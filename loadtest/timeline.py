@@ -9,6 +9,9 @@ is due where the integral reaches n + ½: spacing is exactly 1/rate, a plan's co
 rounded, and a fraction left over at the end of a phase carries into the next one. With Poisson
 arrivals the targets are a unit-rate Poisson process (exponential gaps of mean 1), which the same
 inversion turns into one of rate(t): the time-rescaling theorem.
+
+Several workers share one plan: worker k of N takes every N-th of the same arrivals, from the k-th
+on, so that together they send at the times at which one alone would.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from functools import partial
 from typing import Literal, Protocol
 
 from loadtest.errors import ShiftError
-from loadtest.plan import MAX_RATE, Constant, Phase, Plan, Profile
+from loadtest.plan import MAX_RATE, Phase, Plan
+from loadtest.profiles import Constant, Profile
 
 Arrivals = Literal["constant", "poisson"]
 Cause = Literal["plan", "control", "signal"]
@@ -52,18 +56,34 @@ class Visit:
     end: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of the arrivals are this timeline's: the `index`-th (from 0) of every `of`."""
+
+    index: int = 0
+    of: int = 1
+
+
+ALL = Share()
+
+
 class Timeline:
     """Hands out due times in order and moves through the phases, planned or shifted."""
 
-    def __init__(self, plan: Plan, arrivals: Arrivals, rng: Rng) -> None:
+    def __init__(self, plan: Plan, arrivals: Arrivals, rng: Rng, share: Share | None = ALL) -> None:
+        """`share` None: keeps the phases' time and hands out nothing."""
         self.plan = plan
         self.shifts: list[Shift] = []
         self.visits: list[Visit] = []
         self.finished = False
         poisson = arrivals == "poisson"
         self._gap: Callable[[], float] = partial(rng.expovariate, 1.0) if poisson else _evenly
-        first = self._gap() if poisson else 0.5
-        self._goal = first  # the integral at which the next request is due
+        self._stride = 1 if share is None else share.of
+        # The integral at which the next request is due; summed gap by gap, so that the times are
+        # the same to the last bit however many workers there are.
+        self._goal = math.inf if share is None else self._gap() if poisson else 0.5
+        for _ in range(0 if share is None else share.index):
+            self._goal += self._gap()
         self._index = 0
         self._profile: Profile = plan.phases[0].profile
         self._segment_start = 0.0  # since when `_profile` holds …
@@ -78,6 +98,16 @@ class Timeline:
         return self.plan.phases[self._index]
 
     @property
+    def index(self) -> int:
+        """The current phase's place in the plan."""
+        return self._index
+
+    @property
+    def since(self) -> float:
+        """When the current rate began to hold: no shift may lie before it."""
+        return self._segment_start
+
+    @property
     def ends_at(self) -> float:
         """When the current phase ends by plan; `inf` if it waits for a trigger."""
         return self._ends
@@ -89,7 +119,7 @@ class Timeline:
 
     def rate(self, now: float) -> float:
         """The intended rate at `now`, requests per second; 0 once finished."""
-        return 0.0 if self.finished else self._profile.rate(now - self._segment_start)
+        return 0.0 if self.finished else self._profile.rate(max(now - self._segment_start, 0.0))
 
     @property
     def last_rate(self) -> float:
@@ -104,7 +134,8 @@ class Timeline:
         while len(taken) < limit and self.wakes_at <= now:
             if self._next < self._ends:
                 taken.append((self._next, visit))
-                self._goal += self._gap()
+                for _ in range(self._stride):
+                    self._goal += self._gap()
                 self._aim()
             elif self._index + 1 < len(self.plan.phases):
                 self._enter(self._index + 1, self._ends, "plan")
@@ -119,15 +150,20 @@ class Timeline:
         if not places:
             raise ShiftError(f"phase {name!r}: the plan has {', '.join(self.plan.names)}")
         later = [i for i in places if i > self._index]
-        self._shift_to(now, (later or places)[0], cause)
+        self.enter(now, (later or places)[0], cause)
 
     def step(self, now: float, steps: int, cause: Cause) -> bool:
         """To the phase `steps` further on (or back); False if there is none, nothing changes."""
         index = self._index + steps
         if self.finished or not 0 <= index < len(self.plan.phases):
             return False
-        self._shift_to(now, index, cause)
+        self.enter(now, index, cause)
         return True
+
+    def enter(self, now: float, index: int, cause: Cause) -> None:
+        """Enters the plan's phase of that index now. Raises ShiftError once finished."""
+        self._must_be_running(now)
+        self._enter(index, now, cause)
 
     def set_rate(self, now: float, rate: float, cause: Cause) -> None:
         """Replaces the current phase's rate from now on; its end stays where it is."""
@@ -147,10 +183,6 @@ class Timeline:
         self.finished = True
         self.visits[-1].end = now
         self._next = self._ends = math.inf
-
-    def _shift_to(self, now: float, index: int, cause: Cause) -> None:
-        self._must_be_running(now)
-        self._enter(index, now, cause)
 
     def _must_be_running(self, now: float) -> None:
         if self.finished:

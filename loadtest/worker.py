@@ -18,6 +18,7 @@ import uvloop
 
 from loadtest import engine
 from loadtest.errors import LoadtestError
+from loadtest.priority import leave_realtime, take_realtime
 from loadtest.result import Result, write_atomically
 from loadtest.target import Settings
 
@@ -34,11 +35,12 @@ def run_here(
 
     `lifeline`: a file descriptor that becomes readable when nobody wants the test any more.
     """
-    _raise_file_limit(settings.max_in_flight)
-    # What is imported by now stays; scanning it again and again would cost milliseconds of lag.
-    gc.collect()
-    gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    prepare_process(settings.max_in_flight)
+    if settings.realtime:
+        take_realtime()
+        if settings.workers > 1:  # they take it themselves; adding up is not so urgent
+            leave_realtime()
+    with uvloop_runner() as runner:
         return runner.run(engine.run(settings, on_second, handle_signals=True, lifeline=lifeline))
 
 
@@ -55,6 +57,19 @@ def run_to_file(settings: Settings, path: Path) -> None:
     except (LoadtestError, OSError) as wrong:
         sys.stderr.write(f"loadtest: {wrong}\n")
         sys.exit(wrong.exit_code if isinstance(wrong, LoadtestError) else 1)
+
+
+def prepare_process(connections: int) -> None:
+    """For as many connections at once, and no long pauses for garbage."""
+    _raise_file_limit(connections)
+    # What is imported by now stays; scanning it again and again would cost milliseconds of lag.
+    gc.collect()
+    gc.freeze()
+
+
+def uvloop_runner() -> asyncio.Runner:
+    """Every test's event loop."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _raise_file_limit(connections: int) -> None:

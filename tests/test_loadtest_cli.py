@@ -49,7 +49,7 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, out.decode(), (err or b"").decode()
 
 
 async def loadtest(*arguments: str) -> tuple[int | None, str, str]:
@@ -81,7 +81,7 @@ async def running(
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await ended(process)  # its workers too: they hold the same pipes
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -120,6 +120,21 @@ async def test_run_then_report_then_compare(tmp_path: Path) -> None:
     assert "×1.00" in out
 
 
+async def test_a_log_is_asked_again_at_another_server(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    line = '::1 - - [10/Oct/2000:13:55:36 -0700] "{} /c HTTP/1.1" 200 5\n'
+    log.write_text(line.format("GET") + line.format("POST"))
+    async with serving(always_ok) as url:
+        code, out, err = await loadtest(
+            "run", url, "--targets", str(log), "--rate", "50", "--duration", "100ms"
+        )
+    assert code == 0
+    assert "completed 5" in out
+    assert (
+        err == f"loadtest: {log}: 1 lines left out: they are POST, whose body a log does not hold\n"
+    )
+
+
 async def test_json_on_stdout_is_json_and_nothing_else() -> None:
     async with serving(always_ok) as url:
         code, out, err = await loadtest(
@@ -153,6 +168,12 @@ async def test_nobody_answers_is_exit_1() -> None:
     [
         (["run", "http://127.0.0.1/"], "say how fast"),
         (["run", "nowhere", "--rate", "5"], "URL 'nowhere'"),
+        (["run", "--rate", "5"], "a URL, or --targets FILE"),
+        (["run", "--rate", "5", "--targets", "/none"], "/none: No such file"),
+        (
+            ["run", "http://127.0.0.1/", "--plan", "a=/none.csv"],
+            "phase 1 ('a=/none.csv'): /none.csv",
+        ),
         (["run", "http://127.0.0.1/", "--rate", "fast"], "rate 'fast'"),
         (["run", "http://127.0.0.1/", "--plan", "a=5@1s,b=x@1s"], "phase 2 ('b=x@1s')"),
         (["run", "http://127.0.0.1/", "--plan", "a=5@1s", "--rate", "5"], "give either"),
@@ -254,6 +275,43 @@ async def test_the_one_that_runs_is_found_and_two_must_be_told_apart(runtime_dir
                 )
             assert code == 2
             assert "another load test listens there" in err
+
+
+async def test_realtime_is_taken_or_refused_and_never_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    async with serving(always_ok) as url:
+        code, _, err = await loadtest(
+            "run", url, "--rate", "50", "--duration", "100ms", "--realtime", "--json", str(file)
+        )
+    if code == 0:
+        assert Result.read(file).counts.completed == 5
+    else:
+        assert code == 2
+        assert "--realtime: " in err
+        assert not file.exists()
+
+
+REALTIME = """
+import os, sys
+from loadtest.errors import InputError
+from loadtest.priority import leave_realtime, take_realtime
+try:
+    take_realtime()
+except InputError as refused:
+    print(refused)
+else:
+    taken = os.sched_getscheduler(0) == os.SCHED_RR
+    leave_realtime()
+    print(taken and os.sched_getscheduler(0) == os.SCHED_OTHER)
+"""
+
+
+async def test_what_realtime_is() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", REALTIME, stdout=asyncio.subprocess.PIPE
+    )
+    _, out, _ = await ended(process)
+    assert out == "True\n" or "needs root, CAP_SYS_NICE" in out
 
 
 def test_a_folder_others_can_write_to_is_not_used(runtime_dir: Path) -> None:

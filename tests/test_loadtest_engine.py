@@ -18,9 +18,11 @@ import pytest
 from loadtest import engine
 from loadtest.closed import saturate
 from loadtest.connect import Address
+from loadtest.connection import Exchange
 from loadtest.engine import LoadTest
 from loadtest.errors import InputError, ShiftError
 from loadtest.plan import Plan
+from loadtest.pool import MOST_OPENING, ConnectionPool
 from loadtest.result import Counts, Result, Second
 from loadtest.stats import Tally
 from loadtest.target import Settings
@@ -29,6 +31,10 @@ from tests.loadtest_servers import OK, Peer, Script, always_ok, refusing_url, se
 
 def settings(url: str, plan: str = "steady=200@200ms", **others: Any) -> Settings:
     return Settings(url, Plan.parse(plan), **{"timeout": 30.0, **others})
+
+
+def where(made: Settings) -> list[Address]:
+    return [Address(origin.host, origin.port) for origin in made.requests.origins]
 
 
 async def run(
@@ -143,6 +149,69 @@ async def test_connections_are_reused() -> None:
     assert result.counts.completed == 10
     assert result.connections_opened <= 10
     assert result.reconnects == 0
+
+
+async def test_a_late_tester_opens_no_storm_of_connections() -> None:
+    class Answers:
+        completed = failures = 0
+
+        def sent(self, exchange: Exchange) -> None:
+            pass
+
+        def answered(self, exchange: Exchange, status: int) -> None:
+            self.completed += 1
+            if self.completed == 400:
+                done.set()
+
+        def failed(self, exchange: Exchange, kind: str) -> None:
+            self.failures += 1
+
+    for late in (False, True):
+        done, answers = asyncio.Event(), Answers()
+        async with serving(always_ok) as url:
+            mix = settings(url).requests
+            pool = ConnectionPool(
+                Address(mix.origins[0].host, mix.origins[0].port),
+                answers,
+                clock=time.monotonic,
+                connect_timeout=30.0,
+                late=lambda late=late: late,  # type: ignore[misc]
+            )
+            for _ in range(400):
+                pool.send(Exchange(0.0, 0, mix.requests[0]))
+            assert pool.opening == (MOST_OPENING if late else 400)
+            async with asyncio.timeout(30):
+                await done.wait()
+            await pool.close()
+        assert (answers.completed, answers.failures) == (400, 0)
+
+
+async def test_a_late_tester_gives_each_its_fate_before_nobody() -> None:
+    class Failures:
+        count = 0
+
+        def sent(self, exchange: Exchange) -> None:
+            pass
+
+        def answered(self, exchange: Exchange, status: int) -> None:
+            pass
+
+        def failed(self, exchange: Exchange, kind: str) -> None:
+            assert kind == "refused"
+            self.count += 1
+            if self.count == 250:
+                done.set()
+
+    done, mix = asyncio.Event(), settings(refusing_url()).requests
+    address = Address(mix.origins[0].host, mix.origins[0].port)
+    pool = ConnectionPool(
+        address, Failures(), clock=time.monotonic, connect_timeout=30.0, late=lambda: True
+    )
+    for _ in range(250):
+        pool.send(Exchange(0.0, 0, mix.requests[0]))
+    async with asyncio.timeout(30):
+        await done.wait()
+    await pool.close()
 
 
 # ── answers of every shape ───────────────────────────────────────────────────────────────────────
@@ -338,7 +407,6 @@ async def steered(plan: str, steer: Callable[[LoadTest], None]) -> Result:
     """Runs a test against a fast server and steers it after its first row."""
     async with serving(always_ok) as url:
         made = settings(url, plan)
-        address = Address(made.target.host, made.target.port)
         rows: list[Second] = []
 
         def first_row(row: Second) -> None:
@@ -346,7 +414,7 @@ async def steered(plan: str, steer: Callable[[LoadTest], None]) -> Result:
             if len(rows) == 1:
                 steer(test)
 
-        test = LoadTest(made, address, first_row)
+        test = LoadTest(made, where(made), first_row)
         result = await test.run()
     check(result)
     return result
@@ -393,7 +461,7 @@ async def test_an_interrupt_ends_with_what_there_is() -> None:
 
     async with serving(silent) as url:
         made = settings(url, "low=20@trigger")
-        test = LoadTest(made, Address(made.target.host, made.target.port))
+        test = LoadTest(made, where(made))
         asyncio.get_running_loop().call_later(0.3, test.interrupt)
         asyncio.get_running_loop().call_later(0.4, test.interrupt)
         result = await test.run()

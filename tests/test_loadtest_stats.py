@@ -50,6 +50,18 @@ def test_encoding_and_merging_lose_nothing(left: list[int], right: list[int]) ->
     assert whole.counts == tally(left + right).counts
 
 
+@settings(max_examples=25)
+@given(st.dictionaries(st.integers(0, bucket_of(3600)), st.integers(1, 10**14), max_size=30))
+def test_large_counts_are_written_as_the_library_reads_them(counts: dict[int, int]) -> None:
+    counted = Tally()
+    counted.counts.update(counts)
+    text = counted.encode()
+    assert Tally.decode(text).counts == counts
+    library = HdrHistogram.decode(text.encode())
+    assert {index: library.get_count_at_index(index) for index in counts} == counts
+    assert library.get_total_count() == sum(counts.values())
+
+
 def test_empty_and_out_of_range() -> None:
     assert Tally().percentile(50) is None
     assert Tally().summary() == Distribution()

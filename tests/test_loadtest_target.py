@@ -6,7 +6,8 @@ import pytest
 
 from loadtest.errors import InputError
 from loadtest.plan import Plan
-from loadtest.target import Settings, Target, build_request
+from loadtest.request import Target, build_request
+from loadtest.target import Settings
 
 PLAN = Plan.constant(10, 1)
 

@@ -11,14 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import ShiftError
-from loadtest.plan import Constant, Phase, Plan, Ramp
-from loadtest.timeline import Arrivals, Timeline
+from loadtest.plan import Phase, Plan
+from loadtest.profiles import Constant, Ramp, Sine, Steps
+from loadtest.timeline import ALL, Arrivals, Share, Timeline
 
 rates = st.floats(0, 50)
 lengths = st.floats(0.1, 20)
 constants = st.builds(lambda rate, s: Phase("p", Constant(rate), s), rates, lengths)
 ramps = st.builds(lambda a, b, s: Phase("r", Ramp(a, b, s), s), rates, rates, lengths)
-plans = st.lists(st.one_of(constants, ramps), min_size=1, max_size=5).map(
+waves = st.builds(
+    lambda a, b, every, s: Phase("w", Sine(a, b, every, "x"), s), rates, rates, lengths, lengths
+)
+stairs = st.builds(
+    lambda a, b, n, s: Phase("s", Steps.stairs(a, b, n, s), s),
+    rates,
+    rates,
+    st.integers(2, 9),
+    lengths,
+)
+spikes = st.builds(
+    lambda a, b, s: Phase("b", Steps.spike(a, b, s / 3, s, "x"), s), rates, rates, lengths
+)
+shapes = st.one_of(constants, ramps, waves, stairs, spikes)
+plans = st.lists(shapes, min_size=1, max_size=5).map(
     lambda phases: Plan((*phases, Phase("last", Constant(10), 1)))
 )
 
@@ -27,9 +42,11 @@ def rng() -> random.Random:
     return random.Random(0)
 
 
-def send_times(plan: Plan, arrivals: Arrivals, numbers: random.Random) -> Iterator[float]:
+def send_times(
+    plan: Plan, arrivals: Arrivals, numbers: random.Random, share: Share | None = ALL
+) -> Iterator[float]:
     """Every send time of a plan without triggers, as a run left alone would use them."""
-    timeline = Timeline(plan, arrivals, numbers)
+    timeline = Timeline(plan, arrivals, numbers, share)
     while not timeline.finished:
         yield from (t for t, _ in timeline.due(timeline.wakes_at, 1000))
 
@@ -57,6 +74,28 @@ def test_poisson_arrivals_are_reproducible_and_in_order(plan: Plan, seed: int) -
     assert times == list(send_times(plan, "poisson", random.Random(seed)))
     assert times == sorted(times)
     assert all(0 <= t < (plan.seconds or 0) * (1 + 1e-9) for t in times)
+
+
+@given(plans, st.sampled_from(["constant", "poisson"]), st.integers(1, 5))
+def test_workers_together_send_exactly_what_one_would(
+    plan: Plan, arrivals: Arrivals, workers: int
+) -> None:
+    shares = [
+        list(send_times(plan, arrivals, random.Random(3), Share(k, workers)))
+        for k in range(workers)
+    ]
+    alone = list(send_times(plan, arrivals, random.Random(3)))
+    assert sorted(t for share in shares for t in share) == alone
+    assert shares == [alone[k::workers] for k in range(workers)]
+
+
+def test_without_a_share_it_only_keeps_the_phases_time() -> None:
+    timeline = Timeline(Plan.parse("a=100@1s,b=10@2s"), "constant", rng(), None)
+    assert timeline.due(2.5, 10) == []
+    assert timeline.phase.name == "b"
+    assert timeline.wakes_at == 3.0
+    assert timeline.due(3.0, 10) == []
+    assert timeline.finished
 
 
 def test_poisson_has_the_right_mean_and_spread_also_on_a_ramp() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from loadtest.core_wait import core_wait_s
 from loadtest.errors import InputError
 from loadtest.live import Lines, View, bars
 from loadtest.report import duration, print_comparison, print_one
@@ -19,6 +21,7 @@ from loadtest.result import (
     PlanResult,
     Result,
     Second,
+    WorkerResult,
 )
 from loadtest.stats import Distribution, Tally
 from loadtest.thresholds import Threshold
@@ -52,7 +55,9 @@ RESULT = Result(
     series=[],
     histograms=Histograms(EMPTY, EMPTY, EMPTY),
 )
-SECOND = Second(3.0, 1.0, "low", 20, 20, 20, 19, 1, 0, 4, 0.0123, None)
+SECOND = Second(
+    3.0, 1.0, "low", 20, 20, 20, 19, 1, 0, 4, 0.0123, None, 0.0234, 0.5, {"http_503": 1}
+)
 
 
 def console() -> tuple[Console, io.StringIO]:
@@ -69,6 +74,28 @@ def test_one_report() -> None:
     assert "NOT TRUSTWORTHY: send lag p99 is 250.0 ms" in text
     assert "high" in text
     assert "–" in text
+
+
+def test_a_report_says_what_the_machine_did(tmp_path: Path) -> None:
+    to, out = console()
+    workers = [
+        WorkerResult("0", 500, 500, 1.0, 0.001, 0.002, core_wait_s=0.5),
+        WorkerResult("1", 500, 500, 1.0, 0.004, 0.008, core_wait_s=2.0),
+    ]
+    print_one(to, replace(RESULT, workers=workers))
+    assert "send lag p99 by worker: 0 1 ms, 1 4 ms" in out.getvalue()
+    assert "others had this tester's core for 20% of the time" in out.getvalue()
+    to, out = console()
+    print_one(to, replace(RESULT, workers=[replace(workers[0], core_wait_s=0.05)]))
+    assert "others" not in out.getvalue()
+    now = core_wait_s()
+    assert now is None or now >= 0
+    file = tmp_path / "schedstat"
+    assert core_wait_s(file) is None
+    file.write_text("12 3500000000 9\n")
+    assert core_wait_s(file) == 3.5
+    file.write_text("0\n")
+    assert core_wait_s(file) is None
 
 
 def test_a_comparison() -> None:
@@ -89,12 +116,16 @@ def test_plain_lines_and_the_live_view() -> None:
     with Lines(to) as lines:
         lines.show(SECOND)
     assert "4.0 s  low" in out.getvalue()
-    assert "p50 12.3 ms  p99 –" in out.getvalue()
+    assert "p50 12.3 ms  p99 –  http_503 1\n" in out.getvalue()
     shown = io.StringIO()
     for planned in (30.0, None):
         with View(Console(file=shown, force_terminal=True, width=120), planned) as view:
             view.show(SECOND)
+            view.show(SECOND)
     assert "4 of 30 s" in shown.getvalue()
+    assert "p90 23.4 ms" in shown.getvalue()
+    assert "p99.9 500 ms" in shown.getvalue()
+    assert "errors: http_503 2" in shown.getvalue()
     assert "until shifted" in shown.getvalue()
     assert bars(deque([0.0, 1.0, 2.0])) == " ▄█"
 

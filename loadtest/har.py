@@ -1,0 +1,67 @@
+"""Requests from a HAR file (HTTP Archive 1.2, what browsers save), in the order of its entries."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from loadtest.errors import InputError
+from loadtest.mix import Ask
+
+# What belongs to the recorded connection and not to the request; a name with a colon is HTTP/2's.
+_NOT_OURS = frozenset(
+    {
+        "host", "content-length", "connection", "keep-alive", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade", "expect",
+    }
+)  # fmt: skip
+
+
+def read_har(text: str, name: str) -> list[Ask]:
+    """Entries that are no http(s) request (data:, ws:) are left out. Raises InputError."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as wrong:
+        raise InputError(f"{name}:{wrong.lineno}:{wrong.colno}: {wrong.msg}") from None
+    try:
+        entries = document["log"]["entries"]
+        numbered = list(enumerate(entries, start=1))
+    except (KeyError, TypeError):
+        raise InputError(f"{name}:1:1: not a HAR file: it has no log.entries") from None
+    asks = []
+    for number, entry in numbered:
+        where = f"{name}: entry {number}"
+        try:
+            ask = _ask(entry["request"], where)
+        except (KeyError, TypeError, AttributeError) as wrong:
+            raise InputError(f"{where}: not a HAR entry's request ({wrong})") from None
+        if ask.url.startswith(("http://", "https://")):
+            asks.append(ask)
+    return asks
+
+
+def _ask(request: dict[str, Any], where: str) -> Ask:
+    headers = tuple(
+        (str(header["name"]), str(header["value"]))
+        for header in request.get("headers", ())
+        if header["name"].lower() not in _NOT_OURS and not header["name"].startswith(":")
+    )
+    return Ask(
+        str(request["method"]),
+        str(request["url"]).partition("#")[0],
+        headers,
+        _body(request.get("postData") or {}, where),
+        where=where,
+    )
+
+
+def _body(data: dict[str, Any], where: str) -> bytes:
+    text = str(data.get("text") or "")
+    if data.get("encoding") != "base64":
+        return text.encode()
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError(f"{where}: its body is not base64") from None
