@@ -83,6 +83,7 @@ def sample_from_stats(
         limit_cores=min(current, limit_cores or current),
         vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
         memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
+        most_memory_bytes=int(stats.get("balloon.maximum", 0)) * 1024,
         run=run,
     )
 

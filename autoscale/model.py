@@ -134,6 +134,9 @@ class Sample:
     limit_cores: float
     vcpu_delay_s: float | None = None
     memory_bytes: int = 0
+    """Of the host, as far as the guest has touched it."""
+    most_memory_bytes: int = 0
+    """What the guest was given; 0 where libvirt does not tell."""
     run: str = ""
     """Which run of it: changes where it was started again, or moved to another host."""
 

@@ -110,6 +110,10 @@ class Hosts:
         """How the calls to each have gone."""
         return {name: host.contact for name, host in self.by_name.items()}
 
+    def reachable(self, controllers: Mapping[str, Controller]) -> dict[str, bool]:
+        """Whether each answers, by name."""
+        return {row.name: row.reachable for row in self.rows(controllers)}
+
     def rows(self, controllers: Mapping[str, Controller]) -> list[HostRow]:
         now = time.time()
         statuses = [s for c in controllers.values() for s in c.fleet.statuses()]

@@ -1,4 +1,4 @@
-"""Every metric's name, and how plain counters become Prometheus families when someone scrapes.
+"""What the proxy counts, and how plain counters become Prometheus families when someone scrapes.
 
 The request path only increments integers (0.12 µs each); everything else happens in `collect`.
 Labels are bounded: methods outside the known set count as "other", and a backend that left gives
@@ -7,10 +7,7 @@ its durations to backend="(retired)", so that sums never go down while names com
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,6 +20,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from lb.autoscaler_metrics import AutoscalerRows, AutoscalerSource, collect_autoscaler
+from lb.errors import UpstreamError
+from lb.histogram import add_histogram
 from lb.latency import CONTRACT_BUCKETS_S, Latency
 from lb.pool import Pool
 
@@ -32,12 +32,20 @@ METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"}
 )
 
-# Milliseconds for a resumed standby, a second for a snapshot, up to two minutes for a cold boot.
-ACTIVATION_BUCKETS_S: Final = (
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0,
-)  # fmt: skip
-
 Labels = tuple[str, ...]
+
+
+def _reasons(kind: type[UpstreamError]) -> Iterator[str]:
+    for below in kind.__subclasses__():
+        yield below.reason
+        yield from _reasons(below)
+
+
+_NO_ERRORS: Final = dict.fromkeys(_reasons(UpstreamError), 0)
+"""What has not happened yet is 0, not absent: `rate` cannot see a counter's first step if the
+counter came with it."""
+_OUR_FAILURES: Final = (500, 502, 503, 504)
+"""What the proxy answers where it has no answer of a backend's; nought for each method seen."""
 
 
 class RequestMetrics:
@@ -96,93 +104,6 @@ class RequestMetrics:
     @property
     def requests_total(self) -> int:
         return sum(self.requests.values())
-
-
-# ── what the autoscaler supplies, as frozen rows ─────────────────────────────────────────────────
-
-
-class Histogram:
-    """Counts of durations by bucket, for what happens a few times an hour."""
-
-    def __init__(self, bounds: Sequence[float] = ACTIVATION_BUCKETS_S) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum_s += seconds
-
-    def row(self) -> HistogramRow:
-        return HistogramRow(self._bounds, tuple(accumulate(self._counts)), self._sum_s)
-
-
-@dataclass(frozen=True, slots=True)
-class HistogramRow:
-    bounds: tuple[float, ...]
-    cumulative: tuple[int, ...]
-    """One more than the bounds: the last counts everything (+Inf)."""
-    sum_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaRow:
-    service: str
-    desired: int
-    ready: int
-    booting: int
-    standby: int
-    min: int
-    max: int
-
-
-@dataclass(frozen=True, slots=True)
-class VmRow:
-    """One VM. Views and parts that nobody measured are left out: missing is not zero."""
-
-    vm: str
-    cpu_ratio: Mapping[str, float] = field(default_factory=dict)
-    """By view: host, vcpu, guest."""
-    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
-    """By part: vcpu, overhead. Cumulative."""
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AutoscalerRows:
-    """Everything the autoscaler shows at one instant."""
-
-    replicas: tuple[ReplicaRow, ...] = ()
-    parts: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """What each part of the last decision asked for, by (service, part)."""
-    modes: Mapping[tuple[str, str], bool] = field(default_factory=dict)
-    """Whether it is in force, by (service, mode)."""
-    forecasts: Mapping[str, float] = field(default_factory=dict)
-    """How many replicas it asks for, or would; by service. Those without one are left out."""
-    forecast_errors: Mapping[str, float] = field(default_factory=dict)
-    """How far the forecast has been off, as a share of what came, by service."""
-    signals: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """autoscaler_signal_ratio by (service, signal)."""
-    decisions: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """By (direction, reason), cumulative."""
-    last_scale_unix_s: Mapping[str, float] = field(default_factory=dict)
-    """By direction."""
-    activations: Mapping[str, HistogramRow] = field(default_factory=dict)
-    """By path: cold, snapshot, standby."""
-    breakers: Mapping[str, bool] = field(default_factory=dict)
-    """Whether launches have stopped, by service."""
-    host_breakers: Mapping[tuple[str, str], bool] = field(default_factory=dict)
-    """The same by (service, host), of hosts that refused the last launch there."""
-    calls: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Calls to hosts by (host, outcome), cumulative."""
-    hung_calls: Mapping[str, int] = field(default_factory=dict)
-    """Calls that have not returned long after their time, by host."""
-    rollouts: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Replicas by (service, generation) while a rollout goes on: old, new."""
-    vms: tuple[VmRow, ...] = ()
-
-
-AutoscalerSource = Callable[[], AutoscalerRows]
 
 
 # ── the registry ─────────────────────────────────────────────────────────────────────────────────
@@ -320,9 +241,9 @@ def collect_proxy(
             backend_in_flight.add_metric(labels, backend.in_flight)
             _add_latency(upstream, labels, backend.latency)
         _add_latency(upstream, (service, RETIRED), pool.retired_latency())
-        for reason, number in counters.retries.items():
+        for reason, number in {**_NO_ERRORS, "hedge": 0, **counters.retries}.items():
             retries.add_metric((service, reason), number)
-        for reason, number in counters.upstream_errors.items():
+        for reason, number in {**_NO_ERRORS, **counters.upstream_errors}.items():
             errors.add_metric((service, reason), number)
         for reason, number in pool.ejections.items():
             ejections.add_metric((service, reason), number)
@@ -337,146 +258,12 @@ def collect_proxy(
 def _add_requests(
     requests: CounterMetricFamily, duration: HistogramMetricFamily, counters: RequestMetrics
 ) -> None:
-    for (method, code), number in counters.requests.items():
+    methods = dict.fromkeys(method for method, _ in counters.requests)
+    answers = dict.fromkeys(((m, code) for m in methods for code in _OUR_FAILURES), 0)
+    for (method, code), number in {**answers, **counters.requests}.items():
         requests.add_metric((counters.service, method, str(code)), number)
     _add_latency(duration, (counters.service,), counters.duration)
 
 
 def _add_latency(family: HistogramMetricFamily, labels: Labels, latency: Latency) -> None:
-    _add_histogram(family, labels, CONTRACT_BUCKETS_S, latency.cumulative(), latency.sum_s)
-
-
-def _add_histogram(
-    family: HistogramMetricFamily,
-    labels: Labels,
-    bounds: Sequence[float],
-    cumulative: Sequence[int],
-    sum_s: float,
-) -> None:
-    names = [*(repr(bound) for bound in bounds), "+Inf"]
-    family.add_metric(labels, list(zip(names, cumulative, strict=True)), sum_s)
-
-
-def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
-    for word in ("desired", "ready", "booting", "standby", "min", "max"):
-        replicas = GaugeMetricFamily(
-            f"autoscaler_{word}_replicas", f"Replicas: {word}", labels=("service",)
-        )
-        for row in rows.replicas:
-            replicas.add_metric((row.service,), getattr(row, word))
-        yield replicas
-    yield from _collect_planner(rows)
-    decisions = CounterMetricFamily(
-        "autoscaler_decisions_total", "Decisions, by why", labels=("direction", "reason")
-    )
-    for labels, number in rows.decisions.items():
-        decisions.add_metric(labels, number)
-    last = GaugeMetricFamily(
-        "autoscaler_last_scale_timestamp_seconds",
-        "When the fleet last changed its size",
-        labels=("direction",),
-    )
-    for direction, unix_s in rows.last_scale_unix_s.items():
-        last.add_metric((direction,), unix_s)
-    activation = HistogramMetricFamily(
-        "autoscaler_vm_activation_seconds", "From the call to serving", labels=("path",)
-    )
-    for path, histogram in rows.activations.items():
-        _add_histogram(activation, (path,), histogram.bounds, histogram.cumulative, histogram.sum_s)
-    rollout = GaugeMetricFamily(
-        "autoscaler_rollout_replicas",
-        "Replicas of the old and of the new image while a rollout goes on",
-        labels=("service", "generation"),
-    )
-    for labels, number in rows.rollouts.items():
-        rollout.add_metric(labels, number)
-    yield from (decisions, last, activation, rollout)
-    yield from _collect_hosts(rows)
-    yield from _collect_vms(rows.vms)
-
-
-def _collect_planner(rows: AutoscalerRows) -> Iterator[Metric]:
-    parts = GaugeMetricFamily(
-        "autoscaler_part_replicas",
-        "Replicas that a part of the last decision asked for",
-        labels=("service", "part"),
-    )
-    for labels, replicas in rows.parts.items():
-        parts.add_metric(labels, replicas)
-    modes = GaugeMetricFamily(
-        "autoscaler_mode", "1 for the mode in force", labels=("service", "mode")
-    )
-    for labels, in_force in rows.modes.items():
-        modes.add_metric(labels, 1 if in_force else 0)
-    forecast = GaugeMetricFamily(
-        "autoscaler_forecast_replicas",
-        "Replicas that the load expected by the time another could serve asks for",
-        labels=("service",),
-    )
-    for service, expected in rows.forecasts.items():
-        forecast.add_metric((service,), expected)
-    error = GaugeMetricFamily(
-        "autoscaler_forecast_error_ratio",
-        "How far the forecast has been off, of what came",
-        labels=("service",),
-    )
-    for service, ratio in rows.forecast_errors.items():
-        error.add_metric((service,), ratio)
-    signals = GaugeMetricFamily(
-        "autoscaler_signal_ratio",
-        "What a signal says, 1 being its limit",
-        labels=("service", "signal"),
-    )
-    for labels, ratio in rows.signals.items():
-        signals.add_metric(labels, ratio)
-    yield from (parts, modes, forecast, error, signals)
-
-
-def _collect_hosts(rows: AutoscalerRows) -> Iterator[Metric]:
-    breaker = GaugeMetricFamily(
-        "autoscaler_launch_breaker_open",
-        "1 where launches have stopped, because too many in a row failed",
-        labels=("service",),
-    )
-    for service, is_open in rows.breakers.items():
-        breaker.add_metric((service,), 1 if is_open else 0)
-    host_breaker = GaugeMetricFamily(
-        "autoscaler_host_launch_breaker_open",
-        "1 where launches on one host have stopped; absent where it refused none lately",
-        labels=("service", "host"),
-    )
-    for labels, is_open in rows.host_breakers.items():
-        host_breaker.add_metric(labels, 1 if is_open else 0)
-    calls = CounterMetricFamily(
-        "autoscaler_libvirt_calls_total",
-        "Calls to a hypervisor, by what became of them",
-        labels=("host", "outcome"),
-    )
-    for labels, number in rows.calls.items():
-        calls.add_metric(labels, number)
-    hung = GaugeMetricFamily(
-        "autoscaler_libvirt_hung_calls",
-        "Calls to a hypervisor that have not returned long after their time: a thread each",
-        labels=("host",),
-    )
-    for host, number in rows.hung_calls.items():
-        hung.add_metric((host,), number)
-    yield from (breaker, host_breaker, calls, hung)
-
-
-def _collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:
-    ratio = GaugeMetricFamily(
-        "vm_cpu_ratio", "CPU used of the CPU allowed, as each view sees it", labels=("vm", "view")
-    )
-    seconds = CounterMetricFamily(
-        "vm_cpu_seconds_total", "Host CPU a VM used, by part", labels=("vm", "part")
-    )
-    memory = GaugeMetricFamily("vm_memory_bytes", "Host memory of a VM", labels=("vm",))
-    for row in vms:
-        for view, value in row.cpu_ratio.items():
-            ratio.add_metric((row.vm, view), value)
-        for part, value in row.cpu_seconds.items():
-            seconds.add_metric((row.vm, part), value)
-        if row.memory_bytes is not None:
-            memory.add_metric((row.vm,), row.memory_bytes)
-    yield from (ratio, seconds, memory)
+    add_histogram(family, labels, CONTRACT_BUCKETS_S, latency.cumulative(), latency.sum_s)

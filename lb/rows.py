@@ -5,23 +5,24 @@ Reads, never changes; no I/O. `service` owns the parts and hands them over.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from autoscale.contention import delay_of
+from autoscale.contention import CONTENDED, delay_of
 from autoscale.controller import Controller
 from autoscale.decision import Decision, Number
 from autoscale.host import Contact, Domain, HostInfo
 from autoscale.launches import Pause
 from autoscale.model import Reason, VmStatus
-from autoscale.rules import Mode
+from autoscale.rules import Contention, Mode, Rules
 from lb.admin.control import HostRow, ScaleRow, VmRow
+from lb.autoscaler_metrics import AutoscalerRows, ReplicaRow
 from lb.decisions import DecisionLog
-from lb.metrics import AutoscalerRows, HistogramRow, ReplicaRow
-from lb.metrics import VmRow as VmMetrics
+from lb.histogram import HistogramRow
 from lb.site import Site
+from lb.vm_metrics import VmFacts
+from lb.vm_metrics import VmRow as VmMetrics
 
 NO_CALLS: Final = Contact()
 
@@ -155,19 +156,15 @@ def autoscaler_rows(
     activations: Mapping[str, HistogramRow],
     guest_cores: Mapping[str, float],
     contacts: Mapping[str, Contact] = MappingProxyType({}),
+    hosts_up: Mapping[str, bool] = MappingProxyType({}),
 ) -> AutoscalerRows:
     """Everything the autoscaler shows at one instant."""
     statuses = [s for c in controllers.values() for s in c.fleet.statuses()]
     newest = {name: log.newest for name, log in logs.items() if log.newest is not None}
-    decisions: Counter[tuple[str, str]] = Counter()
-    last: dict[str, float] = {}
-    for log in logs.values():
-        decisions.update(log.counts)
-        for direction, unix_s in log.last_scale_unix_s.items():
-            last[direction] = max(last.get(direction, 0.0), unix_s)
     replicas = []
     modes: dict[tuple[str, str], bool] = {}
     signals: dict[tuple[str, str], float] = {}
+    targets: dict[tuple[str, str], float] = {}
     for name, controller in controllers.items():
         row = scale_row(name, controller, logs[name])
         replicas.append(
@@ -179,9 +176,12 @@ def autoscaler_rows(
             logs[name].newest, own, row.ready + row.booting, controller.rules.queue_drain_s
         )
         signals.update({(name, signal): ratio for signal, ratio in told.items()})
+        held = signal_targets(controller.rules)
+        targets.update({(name, signal): ratio for signal, ratio in held.items()})
     forecasts = {name: _numbers(decision, Reason.FORECAST) for name, decision in newest.items()}
     return AutoscalerRows(
         replicas=tuple(replicas),
+        hosts_up=hosts_up,
         parts={
             (name, part.reason.value): part.asks
             for name, decision in newest.items()
@@ -191,8 +191,17 @@ def autoscaler_rows(
         forecasts=_each(forecasts, "would"),
         forecast_errors=_each(forecasts, "error"),
         signals=signals,
-        decisions=dict(decisions),
-        last_scale_unix_s=last,
+        targets=targets,
+        decisions={
+            (name, direction, reason): number
+            for name, log in logs.items()
+            for (direction, reason), number in log.counts.items()
+        },
+        last_scale_unix_s={
+            (name, direction): unix_s
+            for name, log in logs.items()
+            for direction, unix_s in log.last_scale_unix_s.items()
+        },
         activations=activations,
         breakers={name: c.fleet.gate.is_open for name, c in controllers.items()},
         host_breakers={
@@ -248,6 +257,16 @@ def signal_ratios(
     return {signal: ratio for signal, ratio in found.items() if ratio is not None}
 
 
+def signal_targets(rules: Rules) -> dict[str, float]:
+    """What each signal is held against; those that nothing follows from are left out."""
+    targets = {"cpu": rules.target_cpu, "concurrency": 1.0, "queue": 1.0}
+    if rules.latency_p99_s is not None:
+        targets["latency"] = 1.0
+    if rules.host_contention is Contention.HOLD:
+        targets["delay"] = CONTENDED
+    return targets
+
+
 def _numbers(decision: Decision | None, reason: Reason) -> Mapping[str, Number]:
     """Those of one part of it; empty where it has no such part."""
     parts = decision.parts if decision is not None else ()
@@ -271,8 +290,15 @@ def _each(numbers: Mapping[str, Mapping[str, Number]], key: str) -> dict[str, fl
 
 def _vm_metrics(status: VmStatus, guest_cores: float | None) -> VmMetrics:
     signal, sample = status.signal, status.sample
+    facts = VmFacts(
+        service=status.service,
+        host=status.host,
+        role=status.role,
+        path=status.path.value,
+        state=status.state.value,
+    )
     if sample is None:
-        return VmMetrics(status.name)
+        return VmMetrics(status.name, facts=facts)
     ratios = {}
     if signal is not None:
         ratios["host"] = signal.utilisation
@@ -284,4 +310,9 @@ def _vm_metrics(status: VmStatus, guest_cores: float | None) -> VmMetrics:
         cpu_ratio=ratios,
         cpu_seconds={"vcpu": sample.vcpu_s, "overhead": max(0.0, sample.cpu_s - sample.vcpu_s)},
         memory_bytes=sample.memory_bytes,
+        facts=facts,
+        limit_cores=sample.limit_cores,
+        vcpus=sample.vcpus,
+        delay_seconds=sample.vcpu_delay_s,
+        most_memory_bytes=sample.most_memory_bytes or None,
     )

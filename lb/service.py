@@ -20,6 +20,7 @@ from lb import config_file, rows
 from lb.admin import access
 from lb.admin.api import AdminServer
 from lb.admin.control import HostRow, RefusedError, VmRow
+from lb.autoscaler_metrics import AutoscalerRows
 from lb.backend import BackendView
 from lb.config import Config, ConfigError, ServiceConfig, load_config
 from lb.config_changes import Changes, changes
@@ -28,11 +29,12 @@ from lb.error_pages import ErrorPages
 from lb.errors import LbError
 from lb.fleet_orders import FleetOrders
 from lb.guestview import GuestView
+from lb.histogram import Histogram
 from lb.hosts import Hosts
 from lb.installation import Installation
 from lb.journal import Journal
 from lb.listener import ProxyServer
-from lb.metrics import AutoscalerRows, Histogram, Metrics
+from lb.metrics import Metrics
 from lb.pool import Change, Pool
 from lb.probe import Manner
 from lb.routes import Routes
@@ -73,7 +75,7 @@ class Balancer(FleetOrders):
         self._hosts = Hosts(self._home, self._instance, hosts, self._wake_scalers)
         self._journal = Journal(self._home / "journal.db")
         self._metrics = Metrics()
-        self._activations = {Way.COLD: Histogram()}
+        self._activations = {way: Histogram() for way in Way}
         self._decisions = Decisions()
         self._token = access.ensure_token(self._home)
         pages = config_file.read_files(config)
@@ -322,7 +324,7 @@ class Balancer(FleetOrders):
         self._journal.record(happening)
 
     def _activated(self, path: Way, seconds: float) -> None:
-        self._activations.setdefault(path, Histogram()).observe(seconds)
+        self._activations[path].observe(seconds)
 
     def _pool_changed(self, served: Served, change: Change) -> None:
         self._journal.record(
@@ -357,6 +359,7 @@ class Balancer(FleetOrders):
             {path.value: starts.row() for path, starts in self._activations.items()},
             self._guests.cores,
             self._hosts.contacts,
+            hosts_up=self._hosts.reachable(self.controllers),
         )
 
     # --- Control: what the admin API asks

@@ -28,6 +28,7 @@ ROW = {
     "vcpu.0.delay": 30_000_000,
     "vcpu.1.delay": 10_000_000,
     "balloon.rss": 2048,
+    "balloon.maximum": 4096,
 }
 
 
@@ -39,6 +40,7 @@ def test_a_row_of_libvirts_stats_as_a_sample() -> None:
     assert sample.vcpu_s == pytest.approx(1.4)
     assert sample.vcpu_delay_s == pytest.approx(0.04)
     assert (sample.vcpus, sample.limit_cores, sample.memory_bytes) == (2, 0.8, 2 << 20)
+    assert sample.most_memory_bytes == 4 << 20
     assert (sample.at, sample.run) == (NOW, "a/3")
     unlimited = sample_from_stats("web-1", None, ROW, NOW, "a/3")
     assert unlimited is not None

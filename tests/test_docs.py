@@ -334,7 +334,8 @@ def test_every_metric_is_listed_with_its_type_and_no_other() -> None:
 
 
 def test_the_labels_in_the_list_of_metrics_are_those_in_the_code() -> None:
-    source = (ROOT / "lb" / "metrics.py").read_text(encoding="utf-8")
+    files = ("metrics.py", "autoscaler_metrics.py", "vm_metrics.py")
+    source = "".join((ROOT / "lb" / file).read_text(encoding="utf-8") for file in files)
     real = {
         name: re.findall(r'"(\w+)"', labels)
         for name, labels in re.findall(r'"(\w+)",\s*"[^"]*",\s*labels=\(([^)]*)\)', source)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lb.autoscaler_metrics import AutoscalerRows, ReplicaRow
 from lb.balance import policy_named
 from lb.config import HealthConfig
+from lb.histogram import Histogram
 from lb.latency import CONTRACT_BUCKETS_S
 from lb.metrics import (
     RETIRED,
-    AutoscalerRows,
-    Histogram,
     Metrics,
-    ReplicaRow,
     RequestMetrics,
-    VmRow,
 )
 from lb.pool import Pool, Report
+from lb.vm_metrics import VmRow
 
 # CONTRACT, "Metrics", and what stands beside it; counters appear without _total in the parsed
 # families.
@@ -136,8 +135,9 @@ def test_the_autoscalers_rows_become_metrics() -> None:
         forecasts={"web": 3},
         forecast_errors={"web": 0.04},
         signals={("web", "cpu"): 0.9, ("api", "cpu"): 0.2},
-        decisions={("up", "cpu_overload"): 3},
-        last_scale_unix_s={"up": 1_700_000_000.0},
+        targets={("web", "cpu"): 0.6},
+        decisions={("web", "up", "cpu_overload"): 3},
+        last_scale_unix_s={("web", "up"): 1_700_000_000.0},
         activations={"cold": cold.row()},
         vms=(VmRow("web-1", {"host": 0.9, "guest": 0.7}, {"vcpu": 5.0, "overhead": 1.0}, 1024),),
         breakers={"web": True, "api": False},
@@ -173,7 +173,13 @@ def test_the_autoscalers_rows_become_metrics() -> None:
         (("service", "web"), ("signal", "cpu")): 0.9,
         (("service", "api"), ("signal", "cpu")): 0.2,
     }
-    assert seen["autoscaler_decisions_total"][("direction", "up"), ("reason", "cpu_overload")] == 3
+    assert seen["autoscaler_signal_target_ratio"] == {
+        (("service", "web"), ("signal", "cpu")): 0.6,
+    }
+    why = (("direction", "up"), ("reason", "cpu_overload"), ("service", "web"))
+    assert seen["autoscaler_decisions_total"][why] == 3
+    when = (("direction", "up"), ("service", "web"))
+    assert seen["autoscaler_last_scale_timestamp_seconds"][when] == 1_700_000_000.0
     assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "10.0"), ("path", "cold")] == 1
     assert seen["autoscaler_vm_activation_seconds_bucket"][("le", "7.5"), ("path", "cold")] == 0
     assert seen["vm_cpu_ratio"][("view", "host"), ("vm", "web-1")] == 0.9
@@ -194,3 +200,43 @@ def test_lost_lines_of_the_access_log_are_counted_by_whoever_writes_it() -> None
     assert scrape(metrics)["lb_access_log_dropped_total"] == {(): 0}
     metrics.access_log(lambda: 7)
     assert scrape(metrics)["lb_access_log_dropped_total"] == {(): 7}
+
+
+def test_a_failure_that_has_not_happened_yet_is_a_nought() -> None:
+    metrics, _, counters = make()
+    counters.upstream_error("reset")
+    seen = scrape(metrics)
+    failures = {dict(labels)["reason"]: n for labels, n in seen["lb_upstream_errors_total"].items()}
+    assert failures["reset"] == 1
+    assert failures["connect_failed"] == failures["body_timeout"] == 0
+    again = {dict(labels)["reason"]: n for labels, n in seen["lb_retries_total"].items()}
+    assert set(again) == {*failures, "hedge"}
+    assert set(again.values()) == {0}
+
+
+def test_what_a_failing_proxy_answers_is_a_nought_for_each_method_seen() -> None:
+    metrics, _, counters = make()
+    assert scrape(metrics).get("lb_requests_total", {}) == {}, "no method was seen"
+    counters.finished("GET", 200, 0.02, 100.0)
+    counters.finished("GET", 503, 0.02, 100.0)
+    seen = scrape(metrics)["lb_requests_total"]
+    assert {(dict(labels)["method"], dict(labels)["code"]): n for labels, n in seen.items()} == {
+        ("GET", "200"): 1, ("GET", "503"): 1, ("GET", "500"): 0, ("GET", "502"): 0,
+        ("GET", "504"): 0,
+    }  # fmt: skip
+
+
+def test_each_way_to_another_size_is_there_before_it_was_gone() -> None:
+    metrics, _, _ = make()
+    row = ReplicaRow("web", desired=1, ready=1, booting=0, standby=0, min=1, max=4)
+    told = {("web", "up", "cpu_overload"): 1, ("web", "none", "steady"): 9}
+    metrics.autoscaler(lambda: AutoscalerRows(replicas=(row,), decisions=told))
+    seen = {
+        (dict(labels)["direction"], dict(labels)["reason"]): number
+        for labels, number in scrape(metrics)["autoscaler_decisions_total"].items()
+    }
+    assert seen["up", "cpu_overload"] == 1
+    assert seen["none", "steady"] == 9
+    assert seen["up", "from_zero"] == seen["down", "idle"] == 0
+    assert ("down", "cpu_overload") not in seen
+    assert ("none", "at_max") not in seen, "what happens each second needs no nought"

@@ -10,10 +10,11 @@ from autoscale.decision import Decision, Guard, Part
 from autoscale.host import Contact, DomainRefused, HostInfo
 from autoscale.launches import Pause
 from autoscale.model import Reason, Sample, Signal, VmState, VmStatus
-from autoscale.rules import Mode, Override
+from autoscale.rules import Contention, Mode, Override, Rules
 from lb.decisions import DecisionLog
-from lb.metrics import Histogram
-from lb.rows import autoscaler_rows, host_row, scale_row, signal_ratios, vm_row
+from lb.histogram import Histogram
+from lb.rows import autoscaler_rows, host_row, scale_row, signal_ratios, signal_targets, vm_row
+from lb.vm_metrics import VmFacts
 from tests.world import World, rules, shape
 
 INFO = HostInfo(
@@ -184,14 +185,18 @@ async def test_everything_for_a_scrape() -> None:
     name = world.fleet.ready_names()[0]
     cold = Histogram()
     rows = autoscaler_rows(
-        {"web": world.controller}, {"web": log}, {"cold": cold.row()}, {name: 0.1}
+        {"web": world.controller},
+        {"web": log},
+        {"cold": cold.row()},
+        {name: 0.1},
+        hosts_up={"local": True},
     )
     (replicas,) = rows.replicas
     assert (replicas.ready, replicas.booting, replicas.min, replicas.max) == (2, 0, 2, 3)
     # 0.4 cores shared by two of 0.4 each
     assert rows.signals["web", "cpu"] == pytest.approx(0.5)
-    assert rows.decisions == {("up", "below_min"): 1}
-    assert rows.last_scale_unix_s == {"up": 1.7e9}
+    assert rows.decisions == {("web", "up", "below_min"): 1}
+    assert rows.last_scale_unix_s == {("web", "up"): 1.7e9}
     by_name = {vm.vm: vm for vm in rows.vms}
     assert by_name[name].cpu_ratio == {
         "host": pytest.approx(0.5),
@@ -200,6 +205,10 @@ async def test_everything_for_a_scrape() -> None:
     }
     (other,) = set(by_name) - {name}
     assert set(by_name[other].cpu_ratio) == {"host", "vcpu"}, "no word from that guest: left out"
+    shown = by_name[name]
+    assert shown.facts == VmFacts("web", "local", "replica", "cold", "ready")
+    assert (shown.limit_cores, shown.vcpus) == (0.4, 1)
+    assert rows.hosts_up == {"local": True}
 
 
 def test_what_each_signal_says_of_its_limit() -> None:
@@ -264,3 +273,14 @@ async def test_before_the_first_sample_there_is_no_signal_at_all() -> None:
     rows = autoscaler_rows({"web": world.controller}, {"web": log}, {}, {})
     assert rows.signals == {}
     assert [vm.cpu_ratio for vm in rows.vms] == [{}]
+
+
+def test_what_each_signal_is_held_against() -> None:
+    assert signal_targets(Rules(target_cpu=0.7)) == {
+        "cpu": 0.7,
+        "concurrency": 1.0,
+        "queue": 1.0,
+        "delay": 0.25,
+    }
+    told = signal_targets(Rules(latency_p99_s=0.2, host_contention=Contention.IGNORE))
+    assert (told["latency"], "delay" in told) == (1.0, False)

@@ -310,10 +310,12 @@ async def test_a_host_that_does_not_answer_does_not_keep_us_from_serving(tmp_pat
         assert (await get(balancer))[:2] == (200, "ok")
         (row,) = await balancer.hosts()
         assert (row.reachable, row.error) == (False, "local: no answer from libvirt in 20 s")
+        assert 'libvirt_up{host="local"} 0.0' in balancer.metrics()[0].decode()
         host.unreachable = False
         await until(lambda: ready(balancer) == 1)
         (row,) = await balancer.hosts()
         assert (row.reachable, row.error, row.domain_type) == (True, None, "test")
+        assert 'libvirt_up{host="local"} 1.0' in balancer.metrics()[0].decode()
         assert row.replicas == 1
     await host.power_cut()
 
@@ -368,6 +370,8 @@ async def test_the_autoscaler_owns_its_machines(tmp_path: Path) -> None:
         assert (row.desired, row.ready, row.min, row.max) == (1, 1, 1, 2)
         text = balancer.metrics()[0].decode()
         assert 'autoscaler_ready_replicas{service="web"} 1.0' in text
+        for path, starts in (("cold", 1), ("snapshot", 0), ("standby", 0)):
+            assert f'autoscaler_vm_activation_seconds_count{{path="{path}"}} {starts}.0' in text
 
 
 async def test_with_static_backends_only_there_is_no_scaler(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ it ends by `finish`, by its owner's death, or by itself after `LONGEST`.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,10 @@ LAST_ANSWERS_S = 120.0
 class Load:
     """A running load test, its phases entered when somebody says so."""
 
-    def __init__(self, url: str, phases: dict[str, float], folder: Path) -> None:
-        """`phases`: requests per second by name; the first one begins at once."""
+    def __init__(
+        self, url: str, phases: dict[str, float], folder: Path, more: Sequence[str] = ()
+    ) -> None:
+        """`phases`: requests per second by name; the first one begins at once. `more`: options."""
         self._control = folder / "load.sock"
         self._result = folder / "load.json"
         plan = ",".join(f"{name}={rate:.1f}@trigger" for name, rate in phases.items())
@@ -32,6 +34,7 @@ class Load:
                 *("--plan", plan, "--arrivals", "poisson", "--seed", "4"),
                 *("--timeout", f"{LAST_ANSWERS_S:g}s", "--max-duration", LONGEST),
                 *("--control", self._control, "--json", self._result),
+                *more,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -62,9 +65,11 @@ class Load:
 
 
 @contextmanager
-def loading(url: str, phases: dict[str, float], folder: Path) -> Iterator[Load]:
+def loading(
+    url: str, phases: dict[str, float], folder: Path, more: Sequence[str] = ()
+) -> Iterator[Load]:
     """A load that is gone afterwards, whatever happened."""
-    load = Load(url, phases, folder)
+    load = Load(url, phases, folder, more)
     try:
         yield load
     finally:

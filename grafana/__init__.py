@@ -1,0 +1,1 @@
+"""Grafana's dashboards as code: `./run dashboards` writes `grafana/dashboards/*.json` from here."""
