@@ -84,6 +84,7 @@ class Reason(StrEnum):
     HYPERVISOR_UNREACHABLE = "hypervisor_unreachable"
     HYPERVISOR_BACK = "hypervisor_back"
     HELD_ELSEWHERE = "held_elsewhere"
+    UNREADABLE = "unreadable"
 
 
 class VmState(StrEnum):

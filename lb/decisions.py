@@ -1,13 +1,14 @@
 """The planner's decisions, counted and kept: by service the newest, by process the last thousand.
 
 Owns the folding: the planner decides every second, mostly the same, and an operator wants to see
-what changed. Nothing is rendered here. No clock: every call says what time it is.
+what changed; and when an entry is due to be kept for the next process. Nothing is rendered here.
+No clock: every call says what time it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,6 +17,33 @@ from autoscale.model import Direction
 
 MOST: Final = 1000
 """Entries kept. A decision with its parts and guards takes about 2 KB."""
+KEEP_EVERY_S: Final = 10.0
+"""An entry that goes on is kept again after so long: what a kill -9 takes from its count."""
+
+Row = dict[str, Any]
+_FIGURES: Final = ("id", "revision", "first_at", "last_at", "count")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A decision of an earlier process, of which only what was shown is known."""
+
+    shown: Mapping[str, Any]
+
+    @property
+    def service(self) -> str:
+        return str(self.shown["service"])
+
+    @property
+    def desired(self) -> int:
+        return int(self.shown["desired"])
+
+    @property
+    def sentence(self) -> str:
+        return str(self.shown["sentence"])
+
+    def as_dict(self) -> Row:
+        return dict(self.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +58,10 @@ class Entry:
     """Unix seconds of the first decision."""
     last_at: float
     count: int
-    decision: Decision
+    decision: Decision | Remembered
     """The newest of them."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Row:
         """For JSON: the entry's own figures, and everything of its newest decision."""
         return {
             "id": self.id,
@@ -51,10 +79,17 @@ class Decisions:
     An id is the Unix time in milliseconds at which something was decided, or one more than the one
     before it. So ids grow over a restart too, and whoever asks `since` the last revision he saw
     gets all that is new, and what was folded into an entry again, with its old `id`.
+
+    `keep` is called with what renders an entry's row, once it begins, ends, and now and then while
+    it goes on; the rows of an earlier process come back by `remember`.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(
+        self, most: int = MOST, keep: Callable[[Callable[[], Row]], None] = lambda _render: None
+    ) -> None:
         self._most = most
+        self._keep = keep
+        self._kept_at: dict[str, float] = {}
         self._entries: dict[int, Entry] = {}
         self._current: dict[str, int] = {}
         self.last_id = 0
@@ -63,11 +98,32 @@ class Decisions:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def remember(self, rows: Iterable[Row]) -> None:
+        """What an earlier process decided, in the order in which it changed; before the first
+        `add`. Nothing is folded into it. A row that is none of ours is left out."""
+        for row in rows:
+            own = dict(row)
+            try:
+                figures = {key: own.pop(key) for key in _FIGURES}
+                entry = Entry(**figures, decision=Remembered(own))
+                _ = entry.decision.service, entry.decision.desired, entry.decision.sentence
+                self.last_id = max(self.last_id, entry.revision)
+            except (KeyError, TypeError, ValueError):
+                continue
+            self._entries[entry.id] = entry
+        while len(self._entries) > self._most:
+            del self._entries[next(iter(self._entries))]
+
     def add(self, decision: Decision, unix_s: float) -> None:
         """Fold it into the service's last entry, where it says the same, or begin a new one."""
         self.last_id = max(self.last_id + 1, int(unix_s * 1000))
         last = self._entries.get(self._current.get(decision.service, 0))
-        if last is not None and _says(last.decision) == _says(decision):
+        goes_on = (
+            last is not None
+            and isinstance(last.decision, Decision)
+            and _says(last.decision) == _says(decision)
+        )
+        if last is not None and goes_on:
             del self._entries[last.id]  # it goes to the end
             entry = replace(
                 last,
@@ -77,9 +133,15 @@ class Decisions:
                 decision=decision,
             )
         else:
+            if last is not None:
+                self._keep(last.as_dict)
             entry = Entry(self.last_id, self.last_id, unix_s, unix_s, 1, decision)
         self._entries[entry.id] = entry
         self._current[decision.service] = entry.id
+        # a clock that was set back must not end the keeping
+        if not goes_on or abs(unix_s - self._kept_at[decision.service]) >= KEEP_EVERY_S:
+            self._kept_at[decision.service] = unix_s
+            self._keep(entry.as_dict)
         if len(self._entries) > self._most:
             del self._entries[next(iter(self._entries))]
 

@@ -1,8 +1,9 @@
 """What happened and why: recorded without waiting, kept in SQLite, handed out by page or live.
 
-Owns the ids of the events, the queue and the one thread that writes `journal_file`. Decides
-nothing, and never stands in traffic's way: a full disk, a broken file or a full queue costs
-history, is counted, and is said once in the log. It must not raise into the code that records.
+Owns the ids of the events, the queue and the one thread that writes `journal_file`; takes in what
+the planner decided too, so that it outlives the process. Decides nothing, and never stands in
+traffic's way: a full disk, a broken file or a full queue costs history, is counted, and is said
+once in the log. It must not raise into the code that records.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from autoscale.model import Happening
-from lb.journal_file import Event, JournalFile, read_page
+from autoscale.model import Happening, Reason
+from lb.journal_file import MAX_BYTES, Event, JournalFile, Row, read_page
 
 __all__ = ["Event", "Following", "Journal"]
 
@@ -33,6 +34,13 @@ MAX_AGE_S: Final = 30 * 86400.0
 MAX_BATCH: Final = 500
 """Events in one transaction, and on one page of a follower."""
 QUEUE_SIZE: Final = 4096
+
+
+class _Decided:
+    """One to be kept. Rendered in the writer's thread: most of its cost."""
+
+    def __init__(self, render: Callable[[], Row]) -> None:
+        self.render = render
 
 
 class _Flush:
@@ -56,13 +64,16 @@ class Journal:
         *,
         max_rows: int = MAX_ROWS,
         max_age_s: float = MAX_AGE_S,
+        max_bytes: int = MAX_BYTES,
         queue_size: int = QUEUE_SIZE,
     ) -> None:
         self._path = path
         self._wall_clock = wall_clock
-        self._file = JournalFile(path, wall_clock, max_rows=max_rows, max_age_s=max_age_s)
+        self._file = JournalFile(
+            path, wall_clock, max_rows=max_rows, max_age_s=max_age_s, max_bytes=max_bytes
+        )
         self._lock = threading.Lock()
-        self._queue: queue.Queue[Event | _Flush | None] = queue.Queue(queue_size)
+        self._queue: queue.Queue[Event | _Decided | _Flush | None] = queue.Queue(queue_size)
         # The last events stay in memory too: readers see what the writer has not yet committed,
         # and the live feed goes on while the disk is full. Long enough for all that is queued
         # and in the writer's hands, so that a follower never skips one.
@@ -74,6 +85,8 @@ class Journal:
         self._closed = False
         self._failing = False
         self._thread: threading.Thread | None = None
+        self.decisions: list[Row] = []
+        """What was decided before the start, in the order in which it changed."""
 
     @property
     def lost(self) -> int:
@@ -89,20 +102,24 @@ class Journal:
 
     def start(self) -> None:
         """Open the file and start the writer. Never raises: without a file it records in memory."""
-        newest, known = 0, True
+        newest, known = 0, False
         try:
-            newest = self._file.newest_id()
-        except (sqlite3.Error, OSError) as error:
+            newest, known = self._file.begin()
+            self.decisions = self._file.decisions()
+        except (sqlite3.Error, OSError, ValueError) as error:
             self._file.close()
             self._lose(0, error)
-            known = False
-        if not known or self._file.begun_anew:
-            # What ids the lost file had is unknown. Milliseconds since 1970 are beyond them all,
-            # so ids still only grow, and a follower that resumes misses nothing.
-            newest = max(newest, int(self._wall_clock() * 1000))
+        if not known:
+            # What ids were told is unknown: the file is lost, or whoever wrote it was killed
+            # between telling and keeping. Milliseconds since 1970 are beyond them all, but for a
+            # thousand events a second, of which no more than the queue and a batch were not kept.
+            # So ids still only grow, and a follower that resumes misses nothing.
+            unkept = self._queue.maxsize + MAX_BATCH
+            newest = max(newest + unkept, int(self._wall_clock() * 1000))
         self._next_id = newest + 1
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
+        self._tell_of_a_new_file()
 
     def record(self, happening: Happening) -> None:
         """Take it down. Returns at once and never raises; may be called from any thread."""
@@ -134,6 +151,14 @@ class Journal:
             log.warning("the journal's writer cannot keep up: events are lost (traffic goes on)")
         for follower in followers:
             follower.wake()
+
+    def keep(self, render: Callable[[], Row]) -> None:
+        """Take down what was decided: `render` makes the row, with its `id` and `revision`, in the
+        writer's thread. Returns at once and never raises; one that finds no room is not kept."""
+        with self._lock:
+            if not self._closed:
+                with contextlib.suppress(queue.Full):
+                    self._queue.put_nowait(_Decided(render))
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was recorded is in the file, or lost. Blocks: not for the loop."""
@@ -228,16 +253,19 @@ class Journal:
                     items.append(self._queue.get_nowait())
             stopping = None in items
             batch = [item for item in items if isinstance(item, Event)]
-            if batch:
-                self._write(batch)
+            decided = [item.render() for item in items if isinstance(item, _Decided)]
+            if batch or decided:
+                self._write(batch, decided)
             for item in items:
                 if isinstance(item, _Flush):
                     item.done.set()
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._file.end(self.last_id)
         self._file.close()
 
-    def _write(self, batch: list[Event]) -> None:
+    def _write(self, batch: list[Event], decided: list[Row]) -> None:
         try:
-            self._file.append(batch)
+            self._file.append(batch, decided)
         except (sqlite3.Error, OSError, ValueError) as error:
             self._lose(len(batch), error)
         else:
@@ -252,7 +280,15 @@ class Journal:
             self._failing = True
             log.warning("the journal %s loses events: %s (traffic goes on)", self._path, why)
 
+    def _tell_of_a_new_file(self) -> None:
+        """Whoever reads the history shall know that there was more."""
+        why = self._file.begun_anew()
+        if why:
+            message = f"the journal begins anew, what was before cannot be read: {why}"
+            self.record(Happening("journal.new", "", "journal", Reason.UNREADABLE, message))
+
     def _wrote(self) -> None:
+        self._tell_of_a_new_file()
         if self._failing:
             self._failing = False
             log.warning("the journal is written again; lost so far: %d", self._lost)

@@ -1,28 +1,34 @@
-"""The journal's SQLite file: its schema, its bounds, what to do when it is broken. Blocking.
+"""The journal's SQLite file: events, decisions, the last id told; schema and bounds. Blocking.
 
-Owns the file and one connection for writing; knows nothing of queues, threads or followers, which
-are `journal`'s. Lets `sqlite3.Error` and `OSError` out: the journal turns them into lost history.
+Knows nothing of queues, threads or followers, which are `journal`'s. Lets `sqlite3.Error` and
+`OSError` out: the journal turns them into lost history.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-log = logging.getLogger(__name__)
+from lb.sqlite_file import SqliteFile, read_only, used_bytes
 
 SCHEMA_VERSION: Final = 1
 PRUNE_EVERY: Final = 1000
 """Inserts between two prunings: the file may hold this many rows more than its bound."""
+PRUNE_EVERY_BYTES: Final = 1_000_000
+"""The same in bytes of text."""
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of its pages. The file itself may be larger by what came between two prunings."""
+MAX_DECISIONS: Final = 1000
+"""As many as are shown. One with its parts and guards takes about 2 KB."""
 
 _COLUMNS: Final = "id, at, kind, service, subject, reason, message, data"
-_CREATE: Final = """
+_CREATE: Final = (
+    """
 CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY,
     at REAL NOT NULL,
@@ -32,7 +38,21 @@ CREATE TABLE IF NOT EXISTS event (
     reason TEXT NOT NULL,
     message TEXT NOT NULL,
     data TEXT NOT NULL
-)"""
+)""",
+    """
+CREATE TABLE IF NOT EXISTS decision (
+    id INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    data TEXT NOT NULL
+)""",
+    # One row: the last id that was told, whether its event was kept or not; NULL while a process
+    # tells them, and for ever where it was killed.
+    "CREATE TABLE IF NOT EXISTS ending (last_id INTEGER)",
+)
+_RUNS: Final = (
+    "UPDATE ending SET last_id = NULL WHERE last_id IS NOT NULL",
+    "INSERT INTO ending SELECT NULL WHERE NOT EXISTS (SELECT 1 FROM ending)",
+)
 # The column list is a constant of this file; every value is bound.
 _INSERT: Final = f"INSERT INTO event ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608
 _SELECT: Final = f"SELECT {_COLUMNS} FROM event"  # noqa: S608
@@ -44,8 +64,17 @@ _PRUNE_ROWS: Final = (
 _PRUNE_AGE: Final = (
     "DELETE FROM event WHERE id < (SELECT id FROM event WHERE at >= ? ORDER BY id LIMIT 1)"
 )
+_PRUNE_TENTH: Final = (
+    "DELETE FROM event WHERE id <= (SELECT id FROM event ORDER BY id LIMIT 1"
+    " OFFSET (SELECT count(*) / 10 FROM event))"
+)
+_PRUNE_DECISIONS: Final = (
+    "DELETE FROM decision WHERE revision <="
+    " (SELECT revision FROM decision ORDER BY revision DESC LIMIT 1 OFFSET ?)"
+)
 
 Scalar = float | int | str | bool | None
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,119 +94,113 @@ class Event:
         return asdict(self)
 
 
-class _UnusableError(sqlite3.DatabaseError):
-    """A database, but not one that this journal can go on with."""
-
-
 class JournalFile:
-    """The file, and the one connection that writes it. One thread at a time.
-
-    `begun_anew` tells that an earlier file was moved aside, with ids that nobody knows any more.
-    """
+    """Bounded by rows, age and bytes. One thread at a time."""
 
     def __init__(
-        self, path: Path, wall_clock: Callable[[], float], *, max_rows: int, max_age_s: float
+        self,
+        path: Path,
+        wall_clock: Callable[[], float],
+        *,
+        max_rows: int,
+        max_age_s: float,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.path = path
-        self.begun_anew = False
+        self._file = SqliteFile(path, "journal", SCHEMA_VERSION, _CREATE)
         self._wall_clock = wall_clock
         self._max_rows = max_rows
         self._max_age_s = max_age_s
-        self._since_prune = PRUNE_EVERY
-        self._db: sqlite3.Connection | None = None
+        self._max_bytes = max_bytes
+        self._rows_since_prune = PRUNE_EVERY
+        self._bytes_since_prune = 0
 
-    def open(self) -> sqlite3.Connection:
-        """Open or begin the file, if that is still to do; a broken one is moved aside first."""
-        if self._db is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._db = self._connect()
-            except sqlite3.DatabaseError as error:
-                if not _is_corrupt(error):
-                    raise
-                self._move_aside(error)
-                self._db = self._connect()
-        return self._db
+    def begin(self) -> tuple[int, bool]:
+        """The last id that is known to have been told, and whether it is the last that was: nobody
+        can know where a process was killed, or the file was broken. From now on ids are this
+        process's to tell."""
+        db = self._file.open()
+        # The one commit that must outlive a power cut: a process that nobody saw begin could not
+        # be told from one that ended well.
+        db.execute("PRAGMA synchronous=FULL")
+        with db:
+            (newest,) = db.execute("SELECT max(id) FROM event").fetchone()
+            found = db.execute("SELECT last_id FROM ending").fetchall()
+            _mark_running(db)
+        db.execute("PRAGMA synchronous=NORMAL")
+        last = max([newest or 0, *(told for (told,) in found if told is not None)])
+        return int(last), not self._file.begun_anew and (None,) not in found
 
-    def newest_id(self) -> int:
-        """0 for an empty file."""
-        (newest,) = self.open().execute("SELECT max(id) FROM event").fetchone()
-        return int(newest or 0)
+    def end(self, last_id: int) -> None:
+        """The last id that was told, for the next `begin`."""
 
-    def append(self, events: Sequence[Event]) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM ending")
+            db.execute("INSERT INTO ending VALUES (?)", (last_id,))
+
+        self._file.write(work)
+
+    def begun_anew(self) -> str:
+        """Why the file before this one was moved aside, if one was; told once."""
+        told, self._file.begun_anew = self._file.begun_anew, ""
+        return told
+
+    def append(self, events: Sequence[Event], decisions: Sequence[Row] = ()) -> None:
         """In one transaction: once this returns, a kill -9 does not undo it.
 
-        When it raises nothing was kept, and the next call opens the file again.
+        A decision takes the place of the one with its `id`. When it raises nothing was kept, and
+        the next call opens the file again.
         """
-        try:
-            try:
-                self._insert(events)
-            except sqlite3.DatabaseError as error:
-                if not _is_corrupt(error):
-                    raise
-                self.close()
-                self._move_aside(error)
-                self._insert(events)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                db.close()
-
-    def _insert(self, events: Sequence[Event]) -> None:
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (e.id, e.at, e.kind, e.service, e.subject, e.reason, e.message, _dump(e.data))
             for e in events
         ]
-        db = self.open()
-        with db:
+        kept = [(row["id"], row["revision"], _dump(row)) for row in decisions]
+        self._rows_since_prune += len(rows) + len(kept)
+        self._bytes_since_prune += sum(sum(map(len, row[2:])) for row in rows)
+        self._bytes_since_prune += sum(len(text) for _, _, text in kept)
+        due = (
+            self._rows_since_prune >= min(PRUNE_EVERY, self._max_rows)
+            or self._bytes_since_prune >= min(PRUNE_EVERY_BYTES, self._max_bytes)
+        )  # fmt: skip
+
+        def work(db: sqlite3.Connection) -> None:
+            _mark_running(db)
             db.executemany(_INSERT, rows)
-            self._since_prune += len(rows)
-            if self._since_prune >= min(PRUNE_EVERY, self._max_rows):
-                self._since_prune = 0
-                db.execute(_PRUNE_ROWS, (self._max_rows,))
-                db.execute(_PRUNE_AGE, (self._wall_clock() - self._max_age_s,))
+            db.executemany("INSERT OR REPLACE INTO decision VALUES (?,?,?)", kept)
+            if due:
+                self._prune(db)
 
-    def _connect(self) -> sqlite3.Connection:
-        # Opened by the thread that starts the journal, used by the writer's, never by both.
-        db = sqlite3.connect(self.path, timeout=2.0, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            # NORMAL: no fsync at each commit. A killed process loses nothing; a power cut, the
-            # last moments.
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA journal_size_limit=4194304")
-            _check(db)
-            db.execute(_CREATE)
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        except BaseException:
-            db.close()
-            raise
-        return db
+        self._file.write(work)
+        if due:
+            self._rows_since_prune = self._bytes_since_prune = 0
 
-    def _move_aside(self, why: Exception) -> None:
-        """Make room, and keep the broken file, one generation, for whoever wants to look."""
-        aside = self.path.with_name(self.path.name + ".broken")
-        self.path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self.begun_anew = True
-        log.warning("journal %s cannot be used (%s): moved to %s", self.path, why, aside.name)
+    def decisions(self) -> list[Row]:
+        """Those kept, in the order in which they changed."""
+        found = self._file.open().execute("SELECT data FROM decision ORDER BY revision")
+        return [json.loads(data) for (data,) in found]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        db.execute(_PRUNE_ROWS, (self._max_rows,))
+        db.execute(_PRUNE_AGE, (self._wall_clock() - self._max_age_s,))
+        db.execute(_PRUNE_DECISIONS, (MAX_DECISIONS,))
+        while used_bytes(db) > self._max_bytes and db.execute(_PRUNE_TENTH).rowcount > 0:
+            pass
+
+
+def _mark_running(db: sqlite3.Connection) -> None:
+    """Also at each write: the file may be another one than at the start, or was not to be had."""
+    for statement in _RUNS:
+        db.execute(statement)
 
 
 def read_page(path: Path, since_id: int | None, limit: int, service: str | None) -> list[Event]:
-    """Oldest first: the first `limit` after `since_id`, or without it the newest `limit`.
-
-    On a connection of its own: WAL lets any number of readers proceed beside the writer.
-    """
+    """Oldest first: the first `limit` after `since_id`, or without it the newest `limit`."""
     order = " ORDER BY id DESC LIMIT ?" if since_id is None else " ORDER BY id LIMIT ?"
     values = (since_id or 0, service, service, limit)
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2.0)) as db:
+    with contextlib.closing(read_only(path)) as db:
         rows = db.execute(_PAGE + order, values).fetchall()
     events = [_event(row) for row in rows]
     return events[::-1] if since_id is None else events
@@ -188,24 +211,5 @@ def _event(row: tuple[Any, ...]) -> Event:
     return Event(number, at, kind, service, subject, reason, message, json.loads(data))
 
 
-def _check(db: sqlite3.Connection) -> None:
-    """Raise _UnusableError for a file of another version, or one whose pages do not add up."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, SCHEMA_VERSION):
-        raise _UnusableError(f"another version of lbctl wrote it: schema {version}")
-    # 60 ms for the 25 MB of a full journal, once a start.
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise _UnusableError(str(verdict))
-
-
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
-    """Is the file itself no good, so that only a new one helps? A full disk is not that."""
-    if isinstance(error, _UnusableError):
-        return True
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _dump(data: dict[str, Scalar]) -> str:
+def _dump(data: Row) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=str)

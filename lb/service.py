@@ -76,7 +76,7 @@ class Balancer(FleetOrders):
         self._journal = Journal(self._home / "journal.db")
         self._metrics = Metrics()
         self._activations = {way: Histogram() for way in Way}
-        self._decisions = Decisions()
+        self._decisions = Decisions(keep=self._journal.keep)
         self._token = access.ensure_token(self._home)
         pages = config_file.read_files(config)
         self._services.update({n: self._make(n, config, pages) for n in config.service})
@@ -147,6 +147,7 @@ class Balancer(FleetOrders):
         left behind then."""
         async with self._changing:
             self._journal.start()
+            self._decisions.remember(self._journal.decisions)
             self._admin = AdminServer(
                 self, self.config.admin.listen, self._token, self.config.admin.hosts,
                 home=self._home,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -106,6 +108,39 @@ def test_an_id_is_the_time_and_grows_over_a_restart_whatever_the_clock_does() ->
     again = Decisions()
     again.add(steady(), NOON + 1)
     assert again.page(log.last_id) == again.page()
+
+
+def kept_rows(kept: list[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """As a file gives them back: the newest of each entry, in the order of their changes."""
+    rows = {row["id"]: row for row in (json.loads(json.dumps(render())) for render in kept)}
+    return sorted(rows.values(), key=lambda row: int(row["revision"]))
+
+
+def test_an_entry_is_kept_when_it_begins_when_it_ends_and_now_and_then() -> None:
+    kept: list[Callable[[], dict[str, Any]]] = []
+    log = Decisions(keep=kept.append)
+    for second in range(25):
+        log.add(steady(), NOON + second)
+    assert [row()["count"] for row in kept] == [1, 11, 21]
+    log.add(grown(), NOON + 25)
+    assert [row()["count"] for row in kept] == [1, 11, 21, 25, 1]
+    log.add(grown(), NOON - 3600)
+    assert [row()["count"] for row in kept[5:]] == [2], "a clock set back must not end the keeping"
+
+
+def test_what_an_earlier_process_decided_is_shown_and_not_folded_into() -> None:
+    kept: list[Callable[[], dict[str, Any]]] = []
+    log = Decisions(keep=kept.append)
+    for second in range(3):
+        log.add(steady(desired=1 + second % 2), NOON + second)
+    again = Decisions(most=4)
+    again.remember([*kept_rows(kept), {"id": 1, "unknown": "row"}])
+    assert [e.as_dict() for e in again.page()] == [e.as_dict() for e in log.page()]
+    assert again.last_id == log.last_id
+    again.add(steady(desired=1), NOON + 1)
+    again.add(steady(desired=2), NOON + 1)
+    assert [e.decision.desired for e in again.page()] == [2, 1, 1, 2], "four of five"
+    assert [e.count for e in again.page(log.last_id)] == [1, 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), max_size=60))

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from autoscale.model import Happening, Reason
 from lb.journal import Event, Journal
-from lb.journal_file import SCHEMA_VERSION, JournalFile, read_page
+from lb.journal_file import (
+    MAX_DECISIONS,
+    PRUNE_EVERY,
+    SCHEMA_VERSION,
+    JournalFile,
+    read_page,
+)
 
 PATIENCE_S = 10.0
 
@@ -260,7 +266,10 @@ def test_a_corrupt_file_is_moved_aside_and_ids_still_grow(
     journal.record(happening())
     journal.close()
     assert path.with_name("journal.db.broken").read_bytes() == garbage
-    assert [event.id for event in read_page(path, None, 10, None)] == [1_000_001]
+    told, after = read_page(path, None, 10, None)
+    assert (told.id, told.kind, told.reason) == (1_000_001, "journal.new", "unreadable")
+    assert "file is not a database: moved to journal.db.broken" in told.message
+    assert (after.id, after.kind) == (1_000_002, "vm.ready")
     assert journal.lost == 0
     assert "moved to journal.db.broken" in caplog.text
 
@@ -278,7 +287,7 @@ def test_a_page_that_rots_in_the_middle_is_noticed(path: Path) -> None:
     journal.start()
     journal.record(happening("survivor"))
     journal.close()
-    assert subjects(read_page(path, None, 10, None)) == ["survivor"]
+    assert subjects(read_page(path, None, 10, None)) == ["journal", "survivor"]
 
 
 def test_the_file_of_another_version_is_moved_aside(path: Path) -> None:
@@ -290,7 +299,7 @@ def test_the_file_of_another_version_is_moved_aside(path: Path) -> None:
     journal.start()
     journal.record(happening())
     journal.close()
-    assert len(read_page(path, None, 10, None)) == 1
+    assert len(read_page(path, None, 10, None)) == 2
 
 
 def test_a_file_that_breaks_while_serving_is_begun_anew(path: Path) -> None:
@@ -374,17 +383,25 @@ from pathlib import Path
 from autoscale.model import Happening, Reason
 from lb.journal import Journal
 
-journal = Journal(Path(sys.argv[1]))
+journal = Journal(Path(sys.argv[1]), max_rows=300, max_bytes=400_000)
 journal.start()
+number = 0
 while True:
-    for _ in range(50):
-        journal.record(Happening("vm.ready", "web", "web-1", Reason.OPERATOR, "it serves"))
-    journal.flush()
-    print(journal.last_id, flush=True)
+    number += 1
+    said = "it serves" * (1 + number * 37 % 200)
+    journal.record(Happening("vm.ready", "web", "web-1", Reason.OPERATOR, said))
+    decided = journal.last_id
+    journal.keep(lambda: {"id": decided % 50, "revision": decided, "said": said})
+    if number % 7 == 0:
+        print("told", journal.last_id, flush=True)  # it is in nobody's file yet
+    if number % 50 == 0:
+        journal.flush()
+        print("kept", journal.last_id, flush=True)
 """
 
 
-def test_what_was_flushed_survives_kill_9(path: Path) -> None:
+def killed_after(path: Path, lines: int) -> tuple[int, int]:
+    """The newest id that a writer told, and that it promised to have kept, when kill -9 met it."""
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)],
         stdout=subprocess.PIPE,
@@ -393,20 +410,88 @@ def test_what_was_flushed_survives_kill_9(path: Path) -> None:
     ) as writer:
         assert writer.stdout is not None
         try:
-            for _ in range(20):
-                promised = int(writer.stdout.readline())
+            said = [writer.stdout.readline() for _ in range(lines)]
         finally:
             writer.send_signal(signal.SIGKILL)
-        # what it still said before it died is promised too
-        promised = max([promised, *map(int, writer.stdout.read().split())])
+        # what it still said before it died is promised too; half a line says nothing
+        said += writer.stdout.readlines()
+    words = [line.split() for line in said if line.endswith("\n")]
+    told = max(int(number) for _, number in words)
+    return told, max([0, *(int(number) for word, number in words if word == "kept")])
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lives=st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_kill_9_at_any_moment_leaves_what_was_kept_and_ids_that_only_grow(
+    tmp_path_factory: pytest.TempPathFactory, lives: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.db"
+    highest = 0
+    for lines in lives:
+        told, kept = killed_after(path, lines)
+        assert told > highest, "an id that somebody was told means nothing else later"
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        events = read_page(path, 0, 10**6, None)
+        numbers = [event.id for event in events]
+        assert numbers == sorted(numbers)
+        assert max([0, *numbers]) >= kept
+        assert len(numbers) <= 600
+        assert path.stat().st_size <= 400_000 + 1_000_000
+        journal = Journal(path)
+        journal.start()
+        assert journal.last_id >= told
+        decided = [row["revision"] for row in journal.decisions]
+        assert decided == sorted(set(decided))
+        assert len(decided) <= 50
+        highest = journal.last_id
+        journal.close()
+    assert not path.with_name("journal.db.broken").exists()
+
+
+async def test_an_id_that_was_told_and_lost_is_not_told_again(tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    for _ in range(2):
+        journal = Journal(place / "journal.db", lambda: 1000.0)
+        journal.start()
+        journal.record(happening("half a surrogate: \ud800"))
+        await asyncio.to_thread(journal.flush)
+        assert journal.lost == 1
+        last = journal.last_id
+        await asyncio.to_thread(journal.close)
+    assert last == 2
+
+
+def test_the_file_is_bounded_by_bytes(path: Path) -> None:
+    journal = Journal(path, max_bytes=200_000)
+    journal.start()
+    for number in range(400):
+        journal.record(happening(f"vm-{number}" + "x" * 5000))
+        if number % 10 == 0:
+            journal.flush()
+    journal.close()
+    stored = read_page(path, None, 1000, None)
+    assert stored[-1].subject.startswith("vm-399")
+    assert 10 < len(stored) < 120
+    assert path.stat().st_size <= 3 * 200_000, "of 2 MB"
+
+
+def test_what_was_decided_outlives_the_process_within_its_bound(path: Path) -> None:
     journal = Journal(path)
     journal.start()
-    newest = journal.last_id
+    assert journal.decisions == []
+    for number in range(3000):
+        journal.keep(lambda number=number: {"id": number, "revision": number, "words": "stay"})  # type: ignore[misc]
+        if number % 500 == 0:
+            journal.flush()
+    journal.keep(lambda: {"id": 2990, "revision": 5000, "words": "go on"})
     journal.close()
-    assert newest >= promised
-    events = read_page(path, 0, 10**6, None)
-    assert [event.id for event in events] == list(range(1, newest + 1))
-    assert not path.with_name("journal.db.broken").exists()
+    again = Journal(path)
+    again.start()
+    again.close()
+    assert again.decisions[-1] == {"id": 2990, "revision": 5000, "words": "go on"}
+    assert [row["revision"] for row in again.decisions[-3:]] == [2998, 2999, 5000]
+    assert len(again.decisions) <= MAX_DECISIONS + PRUNE_EVERY
 
 
 FULL_DISK = """
