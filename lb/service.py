@@ -38,7 +38,10 @@ from lb.metrics import Metrics
 from lb.pool import Change, Pool
 from lb.probe import Manner
 from lb.routes import Routes
+from lb.sampling import Sampler, Traffic
 from lb.scaler import Scaler
+from lb.series import Series
+from lb.series_file import Row
 from lb.served import Served
 from lb.site import Site
 from lb.strays import Strays
@@ -74,6 +77,8 @@ class Balancer(FleetOrders):
         self._instance = installation.instance
         self._hosts = Hosts(self._home, self._instance, hosts, self._wake_scalers)
         self._journal = Journal(self._home / "journal.db")
+        self._series = Series(self._home / "series.db", self._sample)
+        self._sampler = Sampler()
         self._metrics = Metrics()
         self._activations = {way: Histogram() for way in Way}
         self._decisions = Decisions(keep=self._journal.keep)
@@ -162,6 +167,7 @@ class Balancer(FleetOrders):
             for served in self._services.values():
                 await served.start()
             await self._guests.start()
+            self._series.start()
             self._scale_all()
 
     def _scale_all(self) -> None:
@@ -214,6 +220,7 @@ class Balancer(FleetOrders):
         await asyncio.gather(*(scaler.stop(retire_vms=True) for scaler in scalers))
 
     async def _stop_rest(self) -> None:
+        await self._series.stop()
         for served in self._services.values():
             await served.close()
         await self._guests.stop()
@@ -363,11 +370,19 @@ class Balancer(FleetOrders):
             hosts_up=self._hosts.reachable(self.controllers),
         )
 
+    def _sample(self) -> list[Row]:
+        traffic = {name: Traffic.of(served.site) for name, served in self._services.items()}
+        return self._sampler.rows(self._autoscaler_rows(), traffic)
+
     # --- Control: what the admin API asks
 
     @property
     def journal(self) -> Journal:
         return self._journal
+
+    @property
+    def series(self) -> Series:
+        return self._series
 
     @property
     def guest_cores(self) -> dict[str, float]:

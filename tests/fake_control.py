@@ -27,6 +27,7 @@ from lb.config_changes import Changes
 from lb.decisions import Decisions
 from lb.journal import Journal
 from lb.pool import Pool
+from lb.series import Series
 
 TOKEN = "t" * 43
 VM = VmRow(
@@ -89,6 +90,8 @@ class FakeControl:
         self.orders: list[tuple[str, ScaleOrder]] = []
         self.rollout_rows: list[RolloutRow] = []
         self.rollout_orders: list[tuple[str, RolloutOrder]] = []
+        self.series = Series(Path("/nowhere/series.db"), list)
+        """One that knows nothing, unless the test puts another here."""
         self.changes = Changes(("service api is new",), ("admin changed: needs a restart",))
 
     @property

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from click.testing import CliRunner
 from lb.admin import access
 from lb.cli import cli
 from lb.client import AdminClient, AdminError, UnreachableError
+from lb.commands.base import WrongUsageError
+from lb.commands.events import parse_since
 from tests import cli_harness
 from tests.cli_harness import PATIENCE_S, ROOT, happen, join, lbctl, says, start, unused_address
 from tests.fake_control import FakeControl, serving
@@ -34,6 +37,8 @@ def test_events_are_listed(control: FakeControl) -> None:
     assert [line.split()[3] for line in lines] == ["SUBJECT", "vm-1", "vm-2"]
     assert [e["id"] for e in json.loads(lbctl("events", "--json", "--since", "2").stdout)] == [3]
     assert len(json.loads(lbctl("events", "--json", "--since", "1h").stdout)) == 3
+    assert len(json.loads(lbctl("events", "--json", "--since", "2001-01-01").stdout)) == 3
+    assert json.loads(lbctl("events", "--json", "--since", "2999-01-01").stdout) == []
     assert "an age: 90s" in says(lbctl("events", "--since", "yesterday"), 2)
     assert "1<=x<=1000" in says(lbctl("events", "--limit", "0"), 2)
 
@@ -187,3 +192,37 @@ def test_lbctl_starts_without_what_only_serving_needs(home: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert result.stdout == "[]\n"
+
+
+# ── since when ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("since", "when"),
+    [
+        ("90s", "2026-01-31T14:28:30+01:00"),
+        ("1h30m", "2026-01-31T13:00:00+01:00"),
+        ("2d", "2026-01-29T14:30:00+01:00"),
+        ("2026-01-31T13:00Z", "2026-01-31T14:00:00+01:00"),
+    ],
+)
+def test_since_an_age_or_a_time(since: str, when: str) -> None:
+    now = datetime.fromisoformat("2026-01-31T14:30:00+01:00")
+    assert parse_since(since, now) == (None, datetime.fromisoformat(when).timestamp())
+
+
+def test_since_a_time_of_this_place() -> None:
+    now = datetime(2026, 1, 31, 14, 30).astimezone()
+    for since, then in {
+        "2026-01-30": datetime(2026, 1, 30),
+        "2026-01-31 08:15": datetime(2026, 1, 31, 8, 15),
+        "14:29": datetime(2026, 1, 31, 14, 29),
+        "9:00:05": datetime(2026, 1, 31, 9, 0, 5),
+        "14:31": datetime(2026, 1, 30, 14, 31),
+    }.items():
+        assert parse_since(since, now) == (None, then.timestamp()), since
+    assert parse_since("17", now) == (17, 0.0)
+    assert parse_since(None, now) == (None, 0.0)
+    for wrong in ("25:00", "2026-13-01", "m5", "5x", "-5m", "1h 30m", "٣:00"):
+        with pytest.raises(WrongUsageError):
+            parse_since(wrong, now)

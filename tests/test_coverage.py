@@ -71,6 +71,8 @@ COVERED_BY = {
     "lb.home": "test_config",
     "lb.hosts": "test_service",
     "lb.journal_file": "test_journal",
+    "lb.series_file": "test_series",
+    "lb.sqlite_file": "test_journal",
     "lb.proxy": "test_proxy",
     "lb.served": "test_reload",
     "loadtest.__main__": "test_loadtest_cli",

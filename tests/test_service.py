@@ -537,3 +537,20 @@ async def test_calls_that_fail_after_the_end_are_no_tracebacks(
     with contextlib.suppress(HypervisorError):
         await host.observe()
     await host.power_cut()
+
+
+async def test_what_was_decided_and_how_it_looked_outlives_the_process(tmp_path: Path) -> None:
+    async with running(tmp_path, config()) as (balancer, _):
+        await until(lambda: balancer.is_ready()[0] and len(balancer.decisions) > 1)
+        before = [entry.id for entry in balancer.decisions.page()]
+
+        async def looked() -> bool:
+            found = await balancer.series.read("web", "", None, 0, 10**11, 1)
+            return {"desired", "ready", "requests_per_second"} <= set(found)
+
+        async with asyncio.timeout(20):
+            while not await looked():  # noqa: ASYNC110 - a file has no event to set
+                await asyncio.sleep(0.05)
+    async with running(tmp_path, config()) as (again, _):
+        assert [entry.id for entry in again.decisions.page()][: len(before)] == before
+        assert (await again.series.read("web", "", ["ready"], 0, 10**11, 1))["ready"]

@@ -23,6 +23,7 @@ from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
 from lb.admin.rollout_routes import RolloutRoutes
 from lb.admin.scale_routes import ScaleRoutes
+from lb.admin.series_routes import SeriesRoutes
 from lb.admin.stream import HEARTBEAT_S, EventStreams
 from lb.admin.vm_routes import VmRoutes
 from lb.config import ConfigError
@@ -115,6 +116,7 @@ class AdminServer:
                 web.get(f"{api}/hosts", self._all_hosts),
                 *RolloutRoutes(self._control).routes(api),
                 *ScaleRoutes(self._control).routes(api),
+                *SeriesRoutes(self._control).routes(api),
                 web.post(f"{api}/config", self._config),
                 web.get(f"{api}/events", self._events),
                 web.get(f"{api}/events/stream", self._stream),

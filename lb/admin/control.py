@@ -16,6 +16,7 @@ from lb.config_changes import Changes
 from lb.decisions import Decisions
 from lb.errors import LbError
 from lb.journal import Journal
+from lb.series import Series
 
 
 class UnknownNameError(LbError):
@@ -173,6 +174,9 @@ class Control(Protocol):
 
     @property
     def journal(self) -> Journal: ...
+
+    @property
+    def series(self) -> Series: ...
 
     def pool(self) -> dict[str, list[BackendView]]:
         """Every service's backends; a service without any is there with an empty list."""

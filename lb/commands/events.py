@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+from datetime import datetime, timedelta
 from typing import Final
 
 import click
@@ -31,8 +31,9 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @json_option
 @click.option(
     "--since",
-    metavar="ID|AGE",
-    help="Only what came after the event ID, or within AGE (90s, 10m, 2h, 1d).",
+    metavar="ID|AGE|TIME",
+    help="Only what came after the event ID, within AGE (90s, 1h30m, 2d), or since TIME here"
+    " (14:30, 2026-01-31, 2026-01-31T14:30).",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--service", help="Only this service's.")
@@ -46,7 +47,7 @@ def events(
     service: str | None,
 ) -> None:
     """What happened and why, oldest first. JSON is a list, with -f a line for each event."""
-    after_id, not_before = _parse_since(since)
+    after_id, not_before = parse_since(since, datetime.now().astimezone())
     client = settings.client()
     page = client.events(after_id, limit, service)
     rows = [row for row in page["events"] if row["at"] >= not_before]
@@ -64,16 +65,33 @@ def events(
         return  # how following is meant to end
 
 
-def _parse_since(since: str | None) -> tuple[int | None, float]:
-    """'17' → after id 17; '10m' → not before ten minutes ago; both open for None."""
+def parse_since(since: str | None, now: datetime) -> tuple[int | None, float]:
+    """'17' → after id 17; '10m' → not before ten minutes ago, in Unix seconds; both open for None.
+
+    A time without a date is the last one there was; without a zone it is meant in this place's.
+    """
     if since is None:
         return None, 0.0
     if since.isascii() and since.isdecimal():
         return int(since), 0.0
-    age = re.fullmatch(r"(\d{1,6})([smhd])", since, re.ASCII)
-    if age is None:
-        raise WrongUsageError(f"--since {since}: write an event's id, or an age: 90s, 10m, 2h, 1d")
-    return None, time.time() - int(age[1]) * _UNIT_S[age[2]]
+    if re.fullmatch(r"(\d{1,6}[smhd])+", since, re.ASCII):
+        parts = re.findall(r"(\d+)([smhd])", since)
+        return None, now.timestamp() - sum(int(n) * _UNIT_S[unit] for n, unit in parts)
+    try:
+        if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", since, re.ASCII):
+            told = datetime.strptime(since, "%H:%M" if since.count(":") == 1 else "%H:%M:%S")  # noqa: DTZ007
+            then = datetime.combine(now.date(), told.time())
+            if then > now.replace(tzinfo=None):
+                then -= timedelta(days=1)
+        else:
+            then = datetime.fromisoformat(since)
+        # a time of this place gets the zone that held then, which a summer may have changed
+        return None, then.timestamp()
+    except (ValueError, OverflowError):
+        raise WrongUsageError(
+            f"--since {since}: write an event's id, an age: 90s, 10m, 1h30m, 2d,"
+            " or a time: 14:30, 2026-01-31T14:30"
+        ) from None
 
 
 def _print_live(row: render.Row, as_json: bool) -> None:
