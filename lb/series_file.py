@@ -27,7 +27,7 @@ SECONDS_S: Final = 3600
 MINUTES_S: Final = 30 * 86400
 """How long each minute is kept."""
 MAX_BYTES: Final = 256 * 1024 * 1024
-"""Of its pages. A month of a service with four VMs takes about 100 MB."""
+"""Of its pages. A month of a service with four VMs takes about 60 MB."""
 MINUTE: Final = 60
 
 _COLUMNS: Final = """(
