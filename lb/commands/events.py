@@ -79,7 +79,7 @@ def parse_since(since: str | None, now: datetime) -> tuple[int | None, float]:
         return None, now.timestamp() - sum(int(n) * _UNIT_S[unit] for n, unit in parts)
     try:
         if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", since, re.ASCII):
-            told = datetime.strptime(since, "%H:%M" if since.count(":") == 1 else "%H:%M:%S")  # noqa: DTZ007
+            told = datetime.strptime(since, "%H:%M" if since.count(":") == 1 else "%H:%M:%S")
             then = datetime.combine(now.date(), told.time())
             if then > now.replace(tzinfo=None):
                 then -= timedelta(days=1)
