@@ -76,7 +76,7 @@ def write(story: Story, checks: Sequence[Check], out: Path) -> Path:
             moments=[m for m in story.moments if not m.kind.startswith("backend.")],
             why_host_is_higher=why_host_is_higher(story),
             noticed=noticed_s(story),
-            activation=activation_s(story.moments),
+            activation=activation_s([m for m in story.moments if m.t >= 0]),
             event_colours=EVENT_COLOURS,
             clock=_clock_words(story),
             made=time.strftime("%Y-%m-%d %H:%M"),

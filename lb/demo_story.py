@@ -232,8 +232,11 @@ def cpu_views(story: Story, act: str) -> CpuViews | None:
 def noticed_s(story: Story) -> float | None:
     """Seconds from the rise of the load to the decision to grow."""
     rose = story.starts.get("high")
-    grew = next((m.t for m in story.moments if m.kind == "scale.up"), None)
-    return grew - rose if rose is not None and grew is not None and grew >= rose else None
+    if rose is None:
+        return None
+    # the first replica came before, because there has to be one
+    grew = next((m.t for m in story.moments if m.kind == "scale.up" and m.t >= rose), None)
+    return grew - rose if grew is not None else None
 
 
 def activation_s(moments: list[Moment]) -> float | None:

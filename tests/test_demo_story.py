@@ -299,6 +299,13 @@ def test_activation_counts_from_the_decision_to_the_first_that_serves_after_it()
     assert activation_s([later, *stories.moments()]) == pytest.approx(11.0)
 
 
+def test_the_first_replica_that_has_to_be_there_is_not_what_was_noticed() -> None:
+    told = stories.story()
+    noticed = noticed_s(told)
+    told.moments.insert(0, Moment(-24.0, "scale.up", "web", "below_min", "0 → 1: min = 1"))
+    assert noticed_s(told) == noticed
+
+
 def test_noticing_counts_from_the_rise_of_the_load_to_the_decision() -> None:
     assert noticed_s(stories.story()) == pytest.approx(6.0)
     assert noticed_s(stories.story(starts={"low": 0.0})) is None
