@@ -162,7 +162,7 @@ class Acts:
     async def mark(self, vm: Vm) -> None:
         """Its metadata says what it is there for."""
         identity = vm.identity.with_role(vm.role.value).with_phase(SERVING)
-        identity = identity.with_protection(vm.protected)
+        identity = identity.with_protection(vm.protected).with_path(vm.path.value)
         if identity != vm.identity:
             await self.host(vm).set_identity(vm.name, identity)
             vm.identity = identity

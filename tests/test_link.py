@@ -238,10 +238,14 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.held = True
+        self.holds = False
+        self.beats = 0
         self.released: list[Any] = []
 
     def keep(self, _conn: Any, domain_type: str) -> None:
         assert domain_type == "test"
+        self.holds = not self.held
+        self.beats += self.holds
         if self.held:
             raise HostHeld("box: somebody else acts here")
 
@@ -282,3 +286,21 @@ async def test_where_somebody_else_acts_no_call_gets_through_and_he_is_asked_for
     conn = await link.ask()
     await link.close()
     assert hold.released == [conn], "let go on purpose, once"
+
+
+async def test_a_holder_beats_however_seldom_it_is_called(
+    link: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoscale.link.BEAT_LOOK_S", 0.001)
+    hold = Elsewhere()
+    link._hold = hold  # type: ignore[assignment]
+    await link.open()
+    await link.open()  # of another service
+    await asyncio.sleep(0.01)
+    assert hold.beats == 0, "it holds nothing: a look around takes nothing"
+    hold.held = False
+    await link.ask()
+    await until(lambda: hold.beats > 3)
+    hold.held = True
+    await until(lambda: link.opened[0].closed)
+    assert link.contact.answered == 3, "nobody called"

@@ -360,6 +360,7 @@ async def test_the_autoscaler_owns_its_machines(tmp_path: Path) -> None:
     async with running(tmp_path, config()) as (balancer, _):
         await until(lambda: ready(balancer) == 1)
         (vm,) = await balancer.vms()
+        assert vm.image_name == "webapp"
         with pytest.raises(RefusedError, match="is a VM"):
             balancer.remove("web", vm.name)
         with pytest.raises(UnknownNameError, match="web is served"):
