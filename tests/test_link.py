@@ -16,7 +16,8 @@ from tests.fakes import FakeClock
 
 T = TypeVar("T")
 
-TIMEOUT_S = 0.2
+TIMEOUT_S = 1.0
+"""Long enough for a thread of a busy machine to begin."""
 INFO = HostInfo("box", "fake:///", "test", "", 4, 8 << 30, "9.0.0", "user", cpu_limits=True)
 
 
@@ -128,7 +129,7 @@ async def test_one_that_hangs_in_opening_costs_a_thread_and_not_the_host(
     what the first attempt gets in the end is let go."""
     go = threading.Event()
     link.opening = lambda: go.wait(20)
-    with pytest.raises(HostUnreachable, match=r"no answer from libvirt in 0\.2 s"):
+    with pytest.raises(HostUnreachable, match=r"no answer from libvirt in 1 s"):
         await link.ask()
     with pytest.raises(HostUnreachable, match="connecting to fake:///"):
         await link.ask()
