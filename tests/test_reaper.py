@@ -77,6 +77,40 @@ gone(guest)
     )
 
 
+def test_an_orphan_does_not_wait_for_a_dead_leader_of_a_session(tmp_path: Path) -> None:
+    """As QEMU leaves two: who led the session is not known to be an orphan, the daemon is."""
+    run(
+        tmp_path,
+        """
+reaper.guests.watch(folder)
+daemon = "import os, sys; os.setsid(); pid = os.fork(); pid and print(pid);"
+daemon += "pid or os.execvp('sleep', ['sleep', '1000'])"
+for _ in range(2):
+    leader = subprocess.Popen([sys.executable, "-c", daemon], stdout=subprocess.PIPE)
+    orphan = int(leader.stdout.readline())
+    os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+    os.kill(orphan, signal.SIGKILL)
+    gone(orphan)
+""",
+    )
+
+
+def test_a_dead_one_that_nobody_ever_waits_for_goes_in_the_end(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+now = 0.0
+there = reaper.Reaper(lambda seconds: None, lambda: now)
+leader = subprocess.Popen(["true"], start_new_session=True)
+os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+for now in (0.0, reaper.GRACE_S - 1, reaper.GRACE_S):
+    there.turn()
+    print(os.path.exists(f"/proc/{leader.pid}"), end=" ")
+""",
+    )
+    assert said == "True True False"
+
+
 def test_whoever_waits_for_his_own_child_gets_its_exit_code(tmp_path: Path) -> None:
     said = run(
         tmp_path,
