@@ -19,11 +19,10 @@ from autoscale.rollout import Phase, Rollout
 from guest import image as guest_image
 from lb.admin.control import RefusedError, RolloutOrder, UnknownNameError
 from lb.config import Config, parse_config
-from lb.installation import Installation
 from lb.rollouts import FILE, Rollouts
 from lb.service import Balancer
 from tests.proxy_harness import until
-from tests.test_service import Machines, config, make_image, ready, running
+from tests.test_service import Machines, config, outliving, ready, running
 
 NEW = RolloutOrder("start", "next")
 
@@ -37,13 +36,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Machines]:
-    """Machines that outlive the balancer, as real ones do."""
-    make_image(tmp_path)
-    add_image(tmp_path, "next", "d" * 64)
-    with Installation(tmp_path) as installation:
-        host = Machines(installation.instance)
-    yield host
-    await host.power_cut()
+    async with outliving(tmp_path) as machines:
+        add_image(tmp_path, "next", "d" * 64)
+        yield machines
 
 
 def add_image(home: Path, name: str, checksum: str) -> None:
