@@ -30,6 +30,12 @@ Check = Callable[[str], Awaitable[bool]]
 """Is the application at this address ready?"""
 
 
+REHEARSALS = 16
+"""So many questions before a standby is suspended. The first ones that an emulated guest answers
+cost it 70 to 100 ms of CPU, for its emulator translates what it has never run; from the tenth on it
+is 15. Woken without them, six first answers took 34 to 113 ms; with them 21 to 40."""
+
+
 class Told(Protocol):
     """What the fleet is told of a call that is over."""
 
@@ -137,17 +143,32 @@ class Acts:
             vm.address = await self.host(vm).address(vm.name, vm.identity)
         if vm.address is None:
             return
-        try:
-            await self.host(vm).set_time(vm.name)  # its clock stood still
-        except HypervisorError as error:
-            log.info("%s", error)  # an image without an agent serves all the same
+        await self._set_time(vm)  # its clock stood still
         self._told.woken(vm)
 
     async def rest(self, vm: Vm) -> None:
         """Stop it where it stands; its metadata says first what it is, for a successor."""
         await self.mark(vm)
-        await self.host(vm).suspend(vm.name)
-        self._told.rests(vm)
+        await self._rehearse(vm)
+        if not vm.wakes:
+            await self.host(vm).suspend(vm.name)
+            self._told.rests(vm)
+        if vm.wakes:  # called for meanwhile
+            await self.wake(vm)
+
+    async def _rehearse(self, vm: Vm) -> None:
+        """Do with it now what its waking will do, until that is no slower than it has to be."""
+        await self._set_time(vm)
+        for _ in range(REHEARSALS):
+            if vm.wakes or vm.address is None or not await self._check(vm.address):
+                return
+        await self._set_time(vm)
+
+    async def _set_time(self, vm: Vm) -> None:
+        try:
+            await self.host(vm).set_time(vm.name)
+        except HypervisorError as error:
+            log.info("%s", error)  # an image without an agent serves all the same
 
     async def save(self, vm: Vm, key: str) -> None:
         try:
@@ -162,7 +183,7 @@ class Acts:
     async def mark(self, vm: Vm) -> None:
         """Its metadata says what it is there for."""
         identity = vm.identity.with_role(vm.role.value).with_phase(SERVING)
-        identity = identity.with_protection(vm.protected)
+        identity = identity.with_protection(vm.protected).with_path(vm.path.value)
         if identity != vm.identity:
             await self.host(vm).set_identity(vm.name, identity)
             vm.identity = identity

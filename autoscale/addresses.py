@@ -56,7 +56,7 @@ def no_address_fix(network: str) -> str:
     if kind == "network":
         return (
             f"no lease in network {name} and no agent told of one:"
-            f" see `virsh net-dhcp-leases {name}`, and whether that network has DHCP and is active"
+            " see whether that network is active and has DHCP, and addresses left to give"
         )
     if kind == "bridge":
         return (

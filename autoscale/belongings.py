@@ -5,6 +5,7 @@ Owns that all of it is made before a VM starts, and goes with it. It must not kn
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -40,12 +41,20 @@ class Belongings:
         or_none: OrNone,
         embedded: EmbeddedRoot | None = None,
     ) -> None:
+        self._home = home
         self._embedded = embedded
         self.consoles = Consoles(home / "console", host, embedded.logs if embedded else None)
         self.agents = AgentSockets(home / "agent")
         self._overlays = Overlays(home / "disks" / host)
         self._volumes = Volumes(instance, host, clock, or_none)
         self._swept = False
+
+    def free_bytes(self) -> int | None:
+        """On the disk of the home folder; None where it cannot be asked."""
+        try:
+            return shutil.disk_usage(self._home).free
+        except OSError:
+            return None
 
     def prepare(self, conn: Any, spec: VmSpec, *, local: bool) -> Prepared:
         """Raises OSError and libvirt's errors; call `remove` then."""
@@ -75,6 +84,18 @@ class Belongings:
             for vm in self._embedded.sweep(there) if self._embedded else ():
                 self.agents.remove(vm)
             self._swept = True
+
+
+def left_behind(home: Path, hosts: Collection[str]) -> tuple[str, ...]:
+    """A line for each folder of a host that is configured no more, or by another name: nobody
+    removes what is in it, as a VM that still runs may lie over it. Raises OSError."""
+    return tuple(
+        f"{folder} belongs to the hypervisor {folder.name}, which is not configured any more: give"
+        f" it that name again, or remove the folder once none of its VMs runs"
+        for kind in ("disks", "saved")
+        for folder in sorted((home / kind).glob("*/"))
+        if folder.name not in hosts and any(folder.iterdir())
+    )
 
 
 def free_port() -> int:

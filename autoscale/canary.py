@@ -1,7 +1,7 @@
 """Are the replicas of a new image worse than the old ones? By what requests told of both. Pure.
 
-Owns the two comparisons, of errors and of latency, and what is collected for them. It must not
-decide what follows from an answer: that is `turnover`'s.
+Owns the two comparisons, of errors and of latency, what is collected for them, and the count of
+new ones that failed. It must not decide what follows from an answer: that is `turnover`'s.
 
 Both sides are looked at over the same time and under the same load, as Kayenta compares a canary
 with a baseline instead of with yesterday; and as there, a difference has to be more than chance
@@ -12,7 +12,7 @@ of the usual 95 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from autoscale.model import Answers
 
@@ -107,6 +107,50 @@ def _quantile(counts: Sequence[int], bounds_s: Sequence[float], quantile: float)
         if seen >= rank and seen:
             return bound
     return bounds_s[-1]
+
+
+FAILURES = 2
+"""New ones in a row that never got ready, or died early: one may be the host's, two are the
+image's."""
+EARLY_S = 120.0
+"""Who dies after serving for longer died of something else than being new; who has served for so
+long since the last died shows that they can."""
+AT_ONCE_S = 1.0
+"""Those lost on one host within so short a time were lost by one cause, and count once."""
+
+
+class Losses:
+    """New ones that failed in a row. Mutable, and only `turnover` writes it."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        """Of the last."""
+        self._unborn = self._died = 0
+        self._host, self._at = "", -math.inf
+
+    @property
+    def count(self) -> int:
+        return self._unborn + self._died
+
+    def add(self, host: str, served_s: float | None, why: str, now: float) -> None:
+        """One was lost there, having served for so long; None: it never got ready."""
+        late = served_s is not None and served_s > EARLY_S
+        if late or (host == self._host and now - self._at < AT_ONCE_S):
+            return
+        self._host, self._at, self.why = host, now, why
+        if served_s is None:
+            self._unborn += 1
+        else:
+            self._died += 1
+
+    def born(self) -> None:
+        """One got ready: the image boots."""
+        self._unborn = 0
+
+    def serve(self, since: Collection[float], now: float) -> None:
+        """Since when those that serve do so."""
+        if any(at > self._at and now - at > EARLY_S for at in since):
+            self._died = 0
 
 
 class Comparison:

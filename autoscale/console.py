@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 TAIL_BYTES = 16384
+_OF_OURS = re.compile(r".+-[0-9a-f]{6}")
+"""A VM's name as `fleet` gives it."""
 
 
 class Consoles:
@@ -54,6 +57,10 @@ class Consoles:
             host, _, vm = path.stem.rpartition("@")
             if f"{host}@" == self._prefix and vm not in there and vm not in self._prepared:
                 self.remove(vm)
+        # libvirt's own of an earlier release's VMs, which let them lie
+        for path in list(self._logs.glob("*.log")) if self._logs is not None else ():
+            if _OF_OURS.fullmatch(path.stem) and path.stem not in {*there, *self._prepared}:
+                self.remove(path.stem)
 
     def _path(self, vm: str) -> Path:
         return self._folder / f"{self._prefix}{vm}.log"

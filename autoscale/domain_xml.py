@@ -52,6 +52,8 @@ class Identity:
     """vCPUs, memory and port it was made with; empty where an earlier version made it."""
     protected: bool = False
     """An operator's word: spared by scale-ins, rollouts and lifetimes."""
+    path: str = "cold"
+    """How it came: cold, snapshot, or standby once it was woken to serve."""
 
     def with_phase(self, phase: str) -> Identity:
         return replace(self, phase=phase)
@@ -61,6 +63,9 @@ class Identity:
 
     def with_protection(self, protected: bool) -> Identity:
         return replace(self, protected=protected)
+
+    def with_path(self, path: str) -> Identity:
+        return replace(self, path=path)
 
 
 Layer = tuple[str, str]
@@ -311,6 +316,7 @@ def parse_identity(text: str) -> Identity:
             role=found.attrib.get("role", "replica"),
             cut=found.attrib.get("cut", ""),
             protected=found.attrib.get("protected") == "True",
+            path=found.attrib.get("path", "cold"),
         )
     except (KeyError, ValueError) as error:
         raise DomainXmlError(f"metadata of ours that cannot be read: {error}") from error

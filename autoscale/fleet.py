@@ -28,7 +28,8 @@ from autoscale.model import (
 from autoscale.placement import candidates, choose_victim
 from autoscale.reserve import quickest
 from autoscale.rollout import Phase
-from autoscale.turnover import Gap, Scene, Turnover, overdue
+from autoscale.scene import Gap, Scene, overdue
+from autoscale.turnover import Turnover
 from autoscale.vm import COPIED, SERVING, Role, Vm, is_available
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class VmFleet(Life):
         self._reserve.wanted = self.shape.standby
         self.advance()
         now = self._clock()
-        scene = self._scene(decision.desired, now)
+        scene = self._scene(decision.desired, now, set(self._hosts) - set(reachable))
         if not ending:
             self._follow_rollout(scene)
         gap = self._gap(scene, ending=ending)
@@ -78,11 +79,16 @@ class VmFleet(Life):
             self._start_in_place(gap.turn, reachable, now)
         if set(reachable) >= set(self._hosts):
             self._shrink(gap.surplus, decision.reason, scene)
-            if not ending:
-                self._replace(scene)
+        if self.all_hosts_seen and not ending:
+            self._replace(scene)
         if self.all_hosts_seen:
             calm = gap.load <= 0 and gap.surplus == 0 and not ending
             self._keep_reserve(reachable, calm=calm, kept=max(0, gap.turn), now=now)
+
+    def wanted_before(self, desired: int) -> None:
+        """So many an earlier process wanted. Call it before the first step: whoever is there beyond
+        them, in the place of one that is to leave, is not taken for one more."""
+        self._desired = desired
 
     def retire_all(self, reason: Reason) -> None:
         """Start draining every VM, those in reserve too: call it before each `step`, with desired
@@ -99,10 +105,21 @@ class VmFleet(Life):
         self._drain(self._vms[name], reason, self._clock())
 
     def new_and_old(self) -> tuple[list[Vm], list[Vm]]:
-        """Replicas that serve or will: those that the last rollout brought, and the others."""
-        alive = [vm for vm in self._vms.values() if vm.serves_or_will]
-        new = [vm for vm in alive if self._turnover.is_new(vm)]
-        return new, [vm for vm in alive if not self._turnover.is_new(vm)]
+        """Replicas in service: those that the last rollout brought, and the others. One that boots
+        is neither yet."""
+        serving = [
+            vm for vm in self._vms.values() if vm.role is Role.REPLICA and vm.state is VmState.READY
+        ]
+        new = [vm for vm in serving if self._turnover.is_new(vm)]
+        return new, [vm for vm in serving if not self._turnover.is_new(vm)]
+
+    def rollout_ahead(self) -> tuple[str, float] | None:
+        """See `Turnover.ahead`."""
+        return self._turnover.ahead(self._clock())
+
+    def try_anew(self) -> None:
+        """An operator changed what is launched: what failed before tells nothing of it."""
+        self._launches.succeeded()
 
     def protect(self, name: str, protected: bool) -> None:
         """Spare this one from scale-ins, rollouts and lifetimes, or no longer. Its metadata says so
@@ -114,16 +131,10 @@ class VmFleet(Life):
 
     # --- turning over
 
-    def _scene(self, desired: int, now: float) -> Scene:
-        return Scene(
-            self._vms.values(), self._load(), desired, now, self._wall_clock(),
-            self.shape.max_lifetime_s,
-        )  # fmt: skip
-
     def _follow_rollout(self, scene: Scene) -> None:
         rollout = self._turnover.rollout
         if rollout is not None and rollout.goes_on:
-            self._turnover.look(scene, self._answers, self._generation(rollout.image_to))
+            self._turnover.look(scene, self._answers)
 
     def _gap(self, scene: Scene, *, ending: bool) -> Gap:
         if not ending:
@@ -147,14 +158,16 @@ class VmFleet(Life):
             if not vm.starting and vm.generation == generation and vm.name not in stale:
                 self._promote(vm, now, reason)
                 count -= 1
-        room = self._room_left()
+        room = self._room_left() if self._turnover.gate.allows(now) else 0
         if rollout is not None and rollout.tries:
-            many = min(count, room) if self._turnover.gate.allows(now) else 0
+            many = min(count, room)
         else:
             booting = sum(vm.starting and vm.role is Role.REPLICA for vm in self._vms.values())
             many = self._launches.how_many(count, room, booting, now)
         for _ in range(many):
-            self._launch(Role.REPLICA, reachable, now, image=image, reason=reason)
+            host = self._next_host(self._taking(reachable, serves=False))
+            if host is not None:
+                self._launch(Role.REPLICA, reachable, now, host, image=image, reason=reason)
 
     def _replace(self, scene: Scene) -> None:
         for vm, reason in self._turnover.leaving(scene):
@@ -183,7 +196,7 @@ class VmFleet(Life):
 
     def _grow(self, missing: int, reachable: Collection[str], now: float) -> None:
         """By the quickest way there is: wake, copy, boot."""
-        room = self.max_existing + self._extra
+        room = self.max_existing + (self._extra or 0)
         room -= sum(vm.role is Role.REPLICA for vm in self._vms.values())
         copies = self._next_is_copy(reachable)
         for vm in quickest(self._vms.values(), reachable, self._stale(now)):
@@ -258,6 +271,7 @@ class VmFleet(Life):
             guest is not None and role is not Role.TEMPLATE and self._snapshots.has(host, guest)
         )
         key = guest if copied else None
+        path = Path.COLD if key is None else Path.SNAPSHOT
         identity = Identity(
             instance=self._instance,
             service=self.service,
@@ -268,11 +282,12 @@ class VmFleet(Life):
             phase=SERVING if key is None else COPIED,
             role=role.value,
             cut=self.shape.cut,
+            path=path.value,
         )
         vm = Vm(f"{self.service[:12]}-{uuid.hex[:6]}", host, identity, now, now, reason=reason)
         vm.role, vm.introduced = role, key is None
         vm.key = guest if role is Role.TEMPLATE else key
-        vm.path = Path.COLD if key is None else Path.SNAPSHOT
+        vm.path = path
         self._vms[vm.name] = vm
         self._note("vm.launch", vm, reason, f"starting {vm.name} on {host} ({role}, {vm.path})")
         files = partial(self._boot_files, image)
@@ -358,12 +373,11 @@ class VmFleet(Life):
     def _dispensable(self) -> list[Vm]:
         """Replicas that may leave for there being too many. New ones on trial are not counted, so
         they are not too many either."""
-        rollout = self._turnover.rollout
-        tried = rollout is not None and rollout.tries and rollout.can_go_back
+        desired = self._desired or 0
         return [
             vm
             for vm in self._vms.values()
-            if vm.serves_or_will and not vm.protected and not (tried and self._turnover.is_new(vm))
+            if vm.serves_or_will and not vm.protected and not self._turnover.keeps(vm, desired)
         ]
 
     def _drain_one(self, reason: Reason, load: PoolLoad, scene: Scene) -> bool:

@@ -24,11 +24,13 @@ from autoscale.holder import (
     Process,
     Record,
     Watched,
+    foreign_words,
     held_words,
     holder_xml,
     is_gone,
     name_of,
     parse,
+    unwritable_words,
     watched,
 )
 from autoscale.host import HostHeld, HostUnreachable
@@ -39,6 +41,13 @@ PERSISTENT = 4
 """`VIR_CONNECT_LIST_DOMAINS_PERSISTENT`: the holder is the only kind of ours that is defined."""
 INACTIVE_XML = 2
 """`VIR_DOMAIN_XML_INACTIVE`: as it was defined, should somebody have started it."""
+
+PATIENCE_S = 1.0
+"""So long a thread that is not certain waits for another that finds out: the services of one host
+start at the same instant, and each would fail its first listing but one."""
+
+SETTLE_S = 1.0
+"""Longer than the three calls take by which somebody takes over."""
 
 PROC = Path("/proc")
 
@@ -54,44 +63,60 @@ class Hold:
         clock: Callable[[], float],
         errors: type[Exception],
         wall_clock: Callable[[], float] = time.time,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._host = host
         self._instance = instance
         self._us = us
         self._clock = clock
         self._wall_clock = wall_clock
+        self._pause = pause
         self._errors = errors
         self._lock = threading.Lock()
         """Around everything below but `_checked_at`."""
         self._record: Record | None = None
         self._watched: Watched | None = None
         self._said = False
+        self._released = False
         self._checked_at: float | None = None
         """When it was last certain that we hold."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether we took hold, and have not found anybody else since."""
+        return self._record is not None
+
     def keep(self, conn: Any, domain_type: str) -> None:
         """Take hold, or beat where it is time. Raises HostHeld where somebody else holds, and
-        HostUnreachable where another thread is finding out."""
+        HostUnreachable where that cannot be found out, or another thread is at it for long."""
         if self._certain_for(BEAT_S):
             return
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(timeout=0 if self._certain_for(STALE_S) else PATIENCE_S):
             if self._certain_for(STALE_S):
                 return
             raise HostUnreachable(f"{self._host}: finding out who acts there")
         try:
-            self._take(conn, domain_type)
+            if self._released:
+                raise HostUnreachable(f"{self._host}: let go of")
+            if not self._certain_for(BEAT_S):
+                self._take(conn, domain_type)
+        except self._errors as error:
+            # also where the holder vanished while we looked: to whoever asked for another domain,
+            # that must not mean that it is gone
+            words = f"{self._host}: it cannot be found out who acts there: {error}"
+            raise HostUnreachable(words) from error
         finally:
             self._lock.release()
 
     def release(self, conn: Any) -> None:
-        """Let go: the next one may begin at once. What fails here costs him the wait only."""
+        """Let go, for good: the next one may begin at once. What fails here costs him the wait
+        only."""
         with self._lock, contextlib.suppress(self._errors):
-            found = self._find(conn)
-            if found is not None and self._record is not None:
-                domain, record = found
-                if record.uuid == self._record.uuid:
-                    domain.undefine()
-            self._record, self._checked_at = None, None
+            self._released = True
+            record, self._record, self._checked_at = self._record, None, None
+            found = self._find(conn) if record is not None else None
+            if record is not None and found is not None and found.uuid == record.uuid:
+                self._undefine(conn, record)
 
     def _certain_for(self, seconds: float) -> bool:
         checked_at = self._checked_at
@@ -99,53 +124,89 @@ class Hold:
 
     def _take(self, conn: Any, domain_type: str) -> None:
         found = self._find(conn)
-        if found is not None and not self._is_ours(found[1]):
-            domain, record = found
+        if found is not None and not self._is_ours(found):
             self._record = self._checked_at = None
-            now = self._clock()
-            self._watched = watched(self._watched, record, now)
-            runs = is_running(record.process)
-            if not is_gone(record, self._watched, now, us=self._us, runs=runs):
-                raise HostHeld(held_words(self._host, record))
-            log.warning(
-                "%s: lbctl up on %s, pid %d, is gone: taking over",
-                self._host, record.process.host, record.process.pid,
-            )  # fmt: skip
-            domain.undefine()
-        elif found is not None:
-            self._record = found[1]
-        self._beat(conn, domain_type)
+            self._displace(conn, domain_type, found)
+        # after so long a silence somebody may be taking over in this instant: he looked before we
+        # beat, and has replaced it by the time of the second beat, which is refused then
+        is_late = self._record is not None and not self._certain_for(STALE_S - BEAT_S)
+        if found is not None and self._is_ours(found):
+            self._record = found
+        if self._beat(conn, domain_type) and is_late:
+            self._pause(SETTLE_S)
+            self._beat(conn, domain_type)
+        if not self._said:
+            self._checked_at = self._clock()
 
-    def _beat(self, conn: Any, domain_type: str) -> None:
-        now = self._wall_clock()
-        before = self._record or Record(str(uuid4()), self._us, now, 0)
+    def _displace(self, conn: Any, domain_type: str, found: Record) -> None:
+        """Remove the holder of one that is gone. Raises HostHeld where he is not.
+
+        Of several that find him gone, libvirt lets one undefine it, by its UUID; whoever held meant
+        to write it in that instant is refused too, as its name has another UUID by then. To define
+        it anew under the old UUID would let each overwrite the other."""
+        now = self._clock()
+        self._watched = watched(self._watched, found, now)
+        runs = is_running(found.process)
+        if not is_gone(found, self._watched, now, us=self._us, runs=runs):
+            raise HostHeld(held_words(self._host, found))
+        try:
+            # as it is: where nothing can be written, he could not beat either, and may well live
+            conn.defineXML(holder_xml(self._instance, found, domain_type))
+            self._undefine(conn, found)
+        except self._errors as error:
+            there = self._find(conn)
+            if there is not None and there.uuid != found.uuid:
+                raise HostHeld(held_words(self._host, there)) from error
+            raise self._unwritable(error) from error
+        log.warning(
+            "%s: lbctl up on %s, pid %d, is gone: taking over",
+            self._host, found.process.host, found.process.pid,
+        )  # fmt: skip
+
+    def _beat(self, conn: Any, domain_type: str) -> bool:
+        """Whether it could be written. Raises as `keep` does."""
+        now, held = self._wall_clock(), self._record
+        before = held or Record(str(uuid4()), self._us, now, 0)
         record = replace(before, beat=before.beat + 1)
         try:
             conn.defineXML(holder_xml(self._instance, record, domain_type))
         except self._errors as error:
             found = self._find(conn)
-            if found is not None and not self._is_ours(found[1]):
+            if found is not None and not self._is_ours(found):
                 self._record = self._checked_at = None
-                raise HostHeld(held_words(self._host, found[1])) from error
-            # no room on its disk, say: nobody else can take hold there either, so we go on
+                raise HostHeld(held_words(self._host, found)) from error
+            if held is None:
+                raise self._unwritable(error) from error
+            # No room on its disk, say. We go on, and look again before each call, until it can be
+            # written: as soon as anybody can, it may be somebody else.
             if not self._said:
                 log.warning("%s: it cannot be told there who acts: %s", self._host, error)
             self._said = True
-        else:
-            self._record, self._said = record, False
-        self._checked_at = self._clock()
+            return False
+        self._record, self._said = record, False
+        return True
 
-    def _find(self, conn: Any) -> tuple[Any, Record] | None:
+    def _find(self, conn: Any) -> Record | None:
+        """What the holder says. Raises HostHeld where a domain of that name is none of ours."""
         name = name_of(self._instance)
         for domain in conn.listAllDomains(PERSISTENT):
             if domain.name() == name:
-                return domain, parse(domain.XMLDesc(INACTIVE_XML))
+                record = parse(domain.XMLDesc(INACTIVE_XML))
+                if record is None:
+                    raise HostHeld(foreign_words(self._host, self._instance))
+                return record
         return None
 
-    def _is_ours(self, record: Record) -> bool:
-        if self._record is not None and record.uuid == self._record.uuid:
+    def _undefine(self, conn: Any, record: Record) -> None:
+        conn.lookupByUUIDString(record.uuid).undefine()
+
+    def _unwritable(self, error: Exception) -> HostUnreachable:
+        return HostUnreachable(unwritable_words(self._host, self._instance, str(error)))
+
+    def _is_ours(self, found: Record) -> bool:
+        if self._record is not None and found.uuid == self._record.uuid:
             return True
-        return bool(self._us.seat) and record.process == self._us
+        return bool(self._us.seat) and found.process == self._us
 
 
 # --- who is who

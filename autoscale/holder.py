@@ -80,11 +80,13 @@ def holder_xml(instance: str, record: Record, domain_type: str) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def parse(xml: str) -> Record:
-    """What a domain of that name says. One without our metadata was made by nobody we know."""
+def parse(xml: str) -> Record | None:
+    """What a domain of that name says; None where it is none of ours: it has no such metadata."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt's own
     told = root.find(f"metadata/{{{URI}}}holder")
-    said = told.attrib if told is not None else {}
+    if told is None:
+        return None
+    said = told.attrib
     pid, beat, since = said.get("pid", ""), said.get("beat", ""), said.get("since", "")
     return Record(
         uuid=root.findtext("uuid", ""),
@@ -139,4 +141,21 @@ def held_words(host: str, record: Record) -> str:
         f"{host}: lbctl up on {who.host}, pid {who.pid}, acts on this instance's machines since"
         f" {since} UTC, so nothing is done here: stop one of the two, or give it an LBCTL_HOME of"
         f" its own, not a copy"
+    )
+
+
+def foreign_words(host: str, instance: str) -> str:
+    """To be said where a domain of that name is none of ours, which is never touched."""
+    name = name_of(instance)
+    return (
+        f"{host}: a domain {name} is there that lbctl did not define, so nobody can say there who"
+        f" acts on this instance's machines, and nothing is done: rename or undefine it"
+    )
+
+
+def unwritable_words(host: str, instance: str, error: str) -> str:
+    """To be said where libvirt refuses to write the holder."""
+    return (
+        f"{host}: the domain {name_of(instance)}, which says who acts there, cannot be written, so"
+        f" nothing is done there: {error}"
     )

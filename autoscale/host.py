@@ -64,6 +64,10 @@ class ImageUnavailable(DomainRefused):
     reason = Reason.IMAGE_GONE
 
 
+class NoSuchImage(ImageUnavailable):
+    """No image has that name, or none has it any more."""
+
+
 class ImageLost(ImageUnavailable):
     """It was there when it was looked for, and not when the host opened it."""
 

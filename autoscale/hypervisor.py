@@ -105,7 +105,7 @@ class LibvirtHypervisor(Link):
     async def open(self) -> HostInfo:
         """Connect. Raises HostUnreachable with what to do about it."""
         self._changes.belong_to(asyncio.get_running_loop())
-        return await self._call(self._opened)
+        return await super().open()
 
     def _opened_anew(self) -> tuple[Any, HostInfo]:
         if self._embedded:
@@ -121,19 +121,17 @@ class LibvirtHypervisor(Link):
         try:
             with contextlib.suppress(libvirt.libvirtError):
                 conn.setKeepAlive(5, 3)  # local drivers have none
-            conn.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._changes.heard, None
-            )
+            self._changes.listen(conn, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE)
             info = self._describe(conn)
-        except libvirt.libvirtError:
-            conn.close()
+        except BaseException:
+            self._let_go(conn)
             raise
         self._known.forget()
         return conn, info
 
     def _let_go(self, conn: Any) -> None:
-        with contextlib.suppress(libvirt.libvirtError):
-            conn.close()
+        _or_none(partial(self._changes.leave, conn))
+        _or_none(conn.close)
 
     def _describe(self, conn: Any) -> HostInfo:
         asked = Asked(
@@ -259,7 +257,7 @@ class LibvirtHypervisor(Link):
             return self._start(spec, copy, wanted)
         except DomainRefused as refused:
             error = refused.__cause__
-            if not isinstance(error, libvirt.libvirtError) or verdicts.is_shortage(str(error)):
+            if not isinstance(error, libvirt.libvirtError) or verdicts.is_shortage(refused):
                 raise  # the file is not to blame
             self._store.discard(key)
             raise SnapshotUnusable(str(refused)) from error
@@ -294,7 +292,9 @@ class LibvirtHypervisor(Link):
                     raise HostUnreachable(f"{self._name}: {_line(error)}") from error
                 self._belongings.remove(conn, spec.name)
                 words = f"{self._name} refuses {spec.name}: {_line(error)}"
-                raise verdicts.refusal(words, (spec.kernel, spec.initrd, spec.disk)) from error
+                files = spec.kernel, spec.initrd, spec.disk
+                room = self._belongings.free_bytes if self._local_files else None
+                raise verdicts.refusal(words, files, room) from error
             if not wanted():
                 # nobody counts it any more: left alone, it would be one more than max allows
                 dom.destroyFlags(0)
@@ -495,5 +495,4 @@ def _set_time(dom: Any) -> None:
 
 
 def _line(error: Any) -> str:
-    """libvirt's message as one line without its QEMU command tail."""
-    return " ".join(str(error).split())[:400]
+    return verdicts.in_one_line(str(error))

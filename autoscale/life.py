@@ -82,6 +82,9 @@ class Life(Machines):
             self._acts.do(vm, self._acts.prepare(vm), "prepare")
 
     def _never_ready(self, vm: Vm, now: float) -> None:
+        if not vm.introduced:  # its address counts for nothing before it knows its name
+            self._fail(vm, Reason.BOOT_TIMEOUT, now, "its agent never took its name")
+            return
         if vm.address is not None:
             self._fail(vm, Reason.BOOT_TIMEOUT, now)
             return
@@ -90,13 +93,19 @@ class Life(Machines):
 
     def _serves(self, vm: Vm, now: float) -> None:
         took = now - vm.started_at
-        if not vm.adopted:
-            self._activations.add(vm.path, took)
-            self._activated(vm.path, took)
-            if vm.path is not Path.STANDBY and self._launches.succeeded():
-                self._note(
-                    "breaker.closed", vm, Reason.BREAKER_CLOSED, f"{vm.name} serves: launches go on"
-                )
+        self._turnover.serves(vm)
+        if vm.adopted:
+            # who asked for it is gone, and with him how long it took; how old it is is known
+            age_s = vm.age_s(self._wall_clock())
+            words = f"adopted: {vm.name} serves at {vm.address}, {age_s:.0f} s old ({vm.path})"
+            self._note("vm.ready", vm, vm.reason, words, path=vm.path.value)
+            return
+        self._activations.add(vm.path, took)
+        self._activated(vm.path, took)
+        if vm.path is not Path.STANDBY and self._launches.succeeded():
+            self._note(
+                "breaker.closed", vm, Reason.BREAKER_CLOSED, f"{vm.name} serves: launches go on"
+            )
         self._note(
             "vm.ready",
             vm,

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from autoscale.backoff import Reconnect
 from autoscale.hold import Hold
+from autoscale.holder import BEAT_S
 from autoscale.host import Contact, HostHeld, HostInfo, HostUnreachable, HypervisorError
-from autoscale.threads import NoAnswer, TimedCalls
+from autoscale.threads import DaemonThreads, NoAnswer, TimedCalls
 
 T = TypeVar("T")
 
@@ -29,6 +30,11 @@ THREADS = 4
 
 ASK_AGAIN_S = 5.0
 """So often a host whose machines another process holds is asked whether it still does."""
+
+
+BEAT_LOOK_S = BEAT_S / 2
+"""So often it is looked whether a beat is due: the calls of a tick bring one too, but ticks may lie
+further apart than a holder may be silent."""
 
 
 class Outcome(StrEnum):
@@ -62,6 +68,8 @@ class Link(ABC):
         self._jitter = jitter
         self._patience_s = call_timeout
         self._calls = TimedCalls(THREADS, f"libvirt-{name}", call_timeout)
+        self._beating = DaemonThreads(1, f"beats-{name}")
+        self._over = threading.Event()
         self._closed = False
         self._conn: Any = None
         self._info: HostInfo | None = None
@@ -72,10 +80,11 @@ class Link(ABC):
         self._turn, self._turn_since = 0, -1.0
         """Number of the attempt to connect, and since when it is under way; < 0: it is not."""
         self._retry = Reconnect()
-        self._trouble: HypervisorError | None = None
+        self._trouble: HostUnreachable | None = None
         # of the event loop's thread
         self._outcomes: Counter[Outcome] = Counter()
         self._silent_since: float | None = None
+        self._beats = False
 
     @property
     def name(self) -> str:
@@ -112,8 +121,24 @@ class Link(ABC):
 
     # --- connecting
 
+    async def open(self) -> HostInfo:
+        """Connect. Raises HostUnreachable with what to do about it."""
+        if (hold := self._hold) is not None and not self._beats:
+            self._beats = True
+            self._beating.submit(lambda: self._beat(hold))
+        return await self._call(self._opened)
+
+    def _beat(self, hold: Hold) -> None:
+        """What is not held, or is lost, is the next call's to see to."""
+        while not self._over.wait(BEAT_LOOK_S):
+            if hold.holds and self._conn is not None:
+                with contextlib.suppress(Exception):  # told by the next call; the beats go on
+                    self._translated(self._live)
+
     async def close(self) -> None:
         self._closed = True  # first: whoever connects meanwhile sees it, and lets go again
+        self._over.set()
+        self._beating.close()
         conn, self._conn, self._info = self._conn, None, None
         if conn is not None:
             with contextlib.suppress(HypervisorError):
@@ -207,8 +232,10 @@ class Link(ABC):
         self._let_go(conn)
 
     def _failed(self, error: HypervisorError) -> None:
-        now, self._trouble = self._clock(), error
-        if isinstance(error, HostHeld):
+        now, is_held = self._clock(), isinstance(error, HostHeld)
+        # the words alone: the error's frames hold on to the connection, which would not be closed
+        self._trouble = HostHeld(str(error)) if is_held else HostUnreachable(str(error))
+        if is_held:
             self._retry = Reconnect(0, now + ASK_AGAIN_S)
         else:
             self._retry = self._retry.failed(now, self._jitter())

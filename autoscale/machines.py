@@ -33,6 +33,7 @@ from autoscale.model import (
 from autoscale.placement import choose_host, rooms
 from autoscale.reserve import LOW_WEIGHT, Reserve, quickest
 from autoscale.rollout import Rollout
+from autoscale.scene import IN_PLACE, Scene
 from autoscale.snapshots import Snapshots, key_of
 from autoscale.turnover import Turnover
 from autoscale.vm import (
@@ -44,6 +45,7 @@ from autoscale.vm import (
     Vm,
     VmShape,
     count,
+    path_of,
     role_of,
     who_serves,
 )
@@ -108,9 +110,11 @@ class Machines(Told):
         self._activations = Activations()
         self._limits = CpuLimits()
         self._reserve = Reserve()
-        self._turnover = Turnover(self._about_rollout, rolled)
-        self._desired, self._extra = 0, 0
-        """What the last step went by: so many for the load, and so many more for a turnover."""
+        self._turnover = Turnover(self._about_rollout, rolled, self._generation)
+        self._desired: int | None = None
+        self._extra: int | None = None
+        """What the last step went by: so many for the load, and so many more for a turnover. None
+        before the first."""
         self._seen_hosts: set[str] = set()
         self._heard_at: dict[str, float] = {}
         """When each host was listed last."""
@@ -139,8 +143,19 @@ class Machines(Told):
         on_trial = self._turnover.on_trial(self._vms.values())
         if on_trial:
             return on_trial
+        if self._desired is None:
+            return 0
+        extra = self._extra
+        if extra is None:  # a predecessor's: whoever it started in another's place is no one more
+            extra = self._turnover.gap(self._scene(self._desired, self._clock())).extra
         alive = sum(vm.serves_or_will for vm in self._vms.values())
-        return max(0, min(self._extra, alive - self._desired))
+        return max(0, min(extra, alive - self._desired))
+
+    def _scene(self, desired: int, now: float, silent: Collection[str] = ()) -> Scene:
+        return Scene(
+            self._vms.values(), self._load(), desired, now, self._wall_clock(),
+            self.shape.max_lifetime_s, self.max_existing, silent,
+        )  # fmt: skip
 
     def ready_names(self) -> tuple[str, ...]:
         return tuple(
@@ -154,8 +169,8 @@ class Machines(Told):
         return who_serves(self._vms.values(), self._load())
 
     def statuses(self) -> tuple[VmStatus, ...]:
-        now = self._clock()
-        return tuple(vm.status(self.service, now) for vm in self._vms.values())
+        wall_s = self._wall_clock()
+        return tuple(vm.status(self.service, wall_s) for vm in self._vms.values())
 
     def get(self, name: str) -> Vm | None:
         return self._vms.get(name)
@@ -301,6 +316,7 @@ class Machines(Told):
         vm = Vm(domain.name, host, domain.identity, now, now, created_at=now, adopted=True)
         vm.power, vm.sample = domain.power.value, domain.sample
         vm.role, vm.protected = role_of(domain.identity), domain.identity.protected
+        vm.path = path_of(domain.identity)
         vm.introduced = domain.identity.phase != COPIED
         self._vms[vm.name] = vm
         vm.move(VmState.BOOTING, now)
@@ -320,7 +336,7 @@ class Machines(Told):
         if not vm.introduced:
             self._fail(vm, Reason.CRASHED, now)  # nobody knows how far its copying came
             return
-        vm.checked, vm.path = True, Path.STANDBY
+        vm.checked = True
         vm.weight = LOW_WEIGHT  # somebody else may have suspended it while it booted for later
         vm.move(VmState.READY, now)
         vm.move(VmState.STANDBY, now)
@@ -367,12 +383,16 @@ class Machines(Told):
             # it came up, and never got so far as to hear its name: what it is a copy of is no good
             self._distrust_copies(vm, now)
         refused = vm.starting and reason in REFUSALS
+        # memory, disk and ports are the host's; any other refusal may be for the image on trial
+        its_own = not refused or (reason is Reason.LAUNCH_FAILED and self._turnover.tries(vm))
+        if vm.role is Role.REPLICA and its_own and self._turnover.failed(vm, why, now):
+            return  # it was on trial: no launch of what is known to be good has to wait for it
         if refused and not self._refused(vm, now, why):
             return  # another host may start it
         if vm.role is not Role.REPLICA:
             self._reserve.gate = self._reserve.gate.failed(now, why)
-        elif not refused and self._turnover.failed(vm, why, now):
-            return  # it was on trial: no launch of what is known to be good has to wait for it
+        elif refused and vm.reason in IN_PLACE:
+            self._turnover.refused(now, why)
         elif vm.starting:
             self._launches.failed(now, why)
         elif vm.state in (VmState.READY, VmState.STANDBY):
@@ -380,7 +400,7 @@ class Machines(Told):
 
     def _refused(self, vm: Vm, now: float, why: str) -> bool:
         """Its host would not start it. Returns whether no other is left to ask."""
-        serves = vm.role is Role.REPLICA
+        serves = vm.role is Role.REPLICA and vm.reason not in IN_PLACE
         able = set(self._hosts) - self._silent
         alone = self._launches.refused(vm.host, now, why, hosts=able, serves=serves)
         words = self._launches.host_words(vm.host, now, serves=serves)

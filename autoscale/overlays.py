@@ -2,17 +2,22 @@
 
 Owns that folder: `VM` is a link to the user's image, so that the overlay which libvirt makes beside
 what it is told (`VM.TRANSIENT-VM`, and removes with the VM) never lies in the user's folder;
-`VM.iso` is the seed. It must not write through the link, nor know libvirt.
+`VM.iso` is the seed. It must not write through the link, remove what has no such name, nor know
+libvirt.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 from autoscale import seed
 from autoscale.domain_xml import OwnDisk, VmSpec
+
+_NAME = re.compile(r"(?P<vm>[a-z0-9-]+-[0-9a-f]{6})(?:\.iso|\.TRANSIENT-(?P=vm))?")
+"""Of what is ours: `web-3f09ac` and what goes with it."""
 
 
 class Overlays:
@@ -44,8 +49,12 @@ class Overlays:
 
     def sweep(self, there: Collection[str]) -> None:
         """Remove what belongs to VMs that are neither there nor being started by this process."""
-        if not self._folder.is_dir():
-            return
-        for vm in {path.name.partition(".")[0] for path in self._folder.iterdir()}:
-            if vm not in there and vm not in self._prepared:
-                self._unlink(vm)
+        if self._folder.is_symlink() or not self._folder.is_dir():
+            return  # whatever it leads to, we did not make it
+        for path in list(self._folder.iterdir()):
+            name = _NAME.fullmatch(path.name)
+            if name is None or (path.name == name["vm"] and not path.is_symlink()):
+                continue  # none of ours
+            if name["vm"] not in there and name["vm"] not in self._prepared:
+                with contextlib.suppress(OSError):
+                    path.unlink()

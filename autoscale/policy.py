@@ -160,8 +160,8 @@ def _shown(
 
 def _choose(seen: Outlook, state: State) -> _Choice:
     floor = seen.floor
-    if seen.base == 0 and seen.signals.queued:
-        return _from_zero(seen)
+    if seen.base == 0 and (asks := _asks_of_nobody(seen)):
+        return _from_zero(asks, seen)
     if floor is not None and floor.asks > seen.base:
         ahead = _paced(floor.asks, floor.reason, _quickest(seen), seen, state.pace)
         if ahead.desired > seen.base or floor.asks == seen.asks:
@@ -187,10 +187,19 @@ def _no_data(seen: Outlook) -> Guard:
     return Guard(Reason.NO_DATA, {"fresh": reading.fresh, "serving": reading.serving})
 
 
-def _from_zero(seen: Outlook) -> _Choice:
+def _asks_of_nobody(seen: Outlook) -> int:
+    """Requests that wait; and where somebody serves who is not counted on, for a rollout tries him,
+    those that he has: they would have waited too."""
+    signals = seen.signals
+    if signals.queued or not seen.reading.serving:
+        return signals.queued
+    return max(signals.running, math.ceil(signals.arrivals_per_s or 0))
+
+
+def _from_zero(asks: int, seen: Outlook) -> _Choice:
     """A request that finds nobody waits while one comes: it need not wait for a window too."""
     floor = seen.floor.asks if seen.floor is not None else 0
-    guard = Guard(Reason.FROM_ZERO, {"waiting": seen.signals.queued})
+    guard = Guard(Reason.FROM_ZERO, {"waiting": asks})
     desired = max(1, min(floor, seen.rules.max))
     return _Choice(desired, Reason.FROM_ZERO, (guard,), _quickest(seen))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 
 class Phase(StrEnum):
@@ -23,6 +24,21 @@ class Phase(StrEnum):
     FAILED = "failed"
     """The same, because the new ones were worse."""
 
+
+STANDS: Final[dict[Phase, str]] = {
+    Phase.RUNNING: "goes on",
+    Phase.PAUSED: "is paused",
+    Phase.ROLLING_BACK: "goes back",
+    Phase.DONE: "is done",
+    Phase.UNDONE: "was taken back",
+    Phase.FAILED: "failed",
+}
+STEPS: Final[dict[Phase, str]] = {
+    Phase.RUNNING: "resume",
+    Phase.PAUSED: "pause",
+    Phase.ROLLING_BACK: "take back",
+}
+"""What an operator calls the way to a phase."""
 
 _P = Phase
 PHASES: dict[Phase, frozenset[Phase]] = {
@@ -60,6 +76,9 @@ class Rollout:
     """The first new ones were judged, and are as good as the old ones."""
     failed: bool = False
     """It rolls back by itself, not for an operator."""
+    stranded: bool = False
+    """It was to roll back, or begins, and the image before cannot be loaded: what serves stays, and
+    what is started is of `image_to`, for there is nothing else."""
     why: str = ""
     """Why it is in its phase, in words; empty while it goes on as ordered."""
 
@@ -75,21 +94,21 @@ class Rollout:
 
     @property
     def can_go_back(self) -> bool:
-        """False where the image was built anew under its own name: the files before are gone."""
-        return self.image_from != self.image_to
+        """False where the files before are gone: the image was built anew under its own name, or
+        the other one was removed."""
+        return self.image_from != self.image_to and not self.stranded
 
     @property
     def image(self) -> str:
         """What is started for the load, in place of a lost one, and for the reserve."""
-        taken = self.phase is Phase.DONE or (
-            self.phase in (Phase.RUNNING, Phase.PAUSED) and self.approved
-        )
+        judged = self.phase in (Phase.RUNNING, Phase.PAUSED) and self.approved
+        taken = judged or self.stranded or self.phase is Phase.DONE
         return self.image_to if taken else self.image_from
 
     @property
     def next_image(self) -> str:
         """What is started in place of one that is out of date."""
-        forward = self.phase in (Phase.RUNNING, Phase.PAUSED, Phase.DONE)
+        forward = self.stranded or self.phase in (Phase.RUNNING, Phase.PAUSED, Phase.DONE)
         return self.image_to if forward else self.image_from
 
     # --- its steps; each raises ImpossibleStep where it cannot be taken now
@@ -109,6 +128,10 @@ class Rollout:
         to = Phase.ROLLING_BACK if self.can_go_back else Phase.FAILED
         return replace(self._to(to), why=why, failed=failed)
 
+    def strand(self, why: str) -> Rollout:
+        """It ends where it stands, for want of anything to go back to."""
+        return replace(self._to(Phase.FAILED), why=why, failed=True, stranded=True)
+
     def end(self, why: str = "") -> Rollout:
         """Every replica is what it should be."""
         if self.phase is Phase.ROLLING_BACK:
@@ -119,5 +142,14 @@ class Rollout:
 
     def _to(self, phase: Phase) -> Rollout:
         if phase not in PHASES[self.phase]:
-            raise ImpossibleStep(f"the rollout to {self.image_to} is {self.phase}, not {phase}")
+            raise ImpossibleStep(f"the rollout to {self.image_to} {self._why_not(phase)}")
         return replace(self, phase=phase)
+
+    def _why_not(self, phase: Phase) -> str:
+        stands = STANDS[self.phase]
+        if phase is self.phase:
+            return f"{stands} already"
+        step = STEPS.get(phase, "end")
+        if self.goes_on:
+            return f"{stands}: it cannot be told to {step} now"
+        return f"{stands}: there is nothing to {step}"

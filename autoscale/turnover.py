@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from zlib import crc32
 
 from autoscale.backoff import LaunchGate
-from autoscale.canary import MIN_ANSWERS, Comparison, why_worse
-from autoscale.model import Answers, PoolLoad, Reason, VmState
+from autoscale.canary import FAILURES, MIN_ANSWERS, Comparison, Losses, why_worse
+from autoscale.model import Answers, Reason, VmState
 from autoscale.rollout import ImpossibleStep, Phase, Rollout
+from autoscale.scene import IN_PLACE, Gap, Scene, can_be_told, overdue, surge_of, who_first
 from autoscale.vm import Role, Vm, is_available
 
 FIT_AFTER_S = 15.0
@@ -34,61 +33,37 @@ TRIAL_S = 120.0
 """One that came into service and has not stayed there for as long as above by then is worse."""
 SETTLED_S = 5.0
 """A fresh one counts as serving once it has done so for this long."""
-FAILURES = 2
-"""New ones in a row that never got ready, or died: one may be the host's, two are the image's."""
 STUCK_S = 600.0
 """Without any step for so long it gives up, as a Deployment's progressDeadlineSeconds has it."""
-
-JITTER = 0.1
-"""Lifetimes differ by up to a tenth either way, by name: who came together need not go together."""
 
 Told = Callable[[str, Reason, str], None]
 """A line for the journal: kind, reason, words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What there is at one instant. `now` is monotonic, `wall_s` Unix seconds."""
-
-    vms: Collection[Vm]
-    load: PoolLoad
-    desired: int
-    now: float
-    wall_s: float
-    max_lifetime_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """How many replicas are missing, and how many are too many."""
-
-    load: int
-    """For the load, and for whoever was lost; 0 and less: none."""
-    turn: int
-    """Besides, in place of some that are out of date."""
-    surplus: int
-    extra: int
-    """So many more than are desired are meant to exist now."""
-
-
 class Turnover:
     """Of one service. Mutable, and only `fleet` writes it.
 
-    `changed` hears of every new state of the rollout, None where it is over and forgotten.
+    `changed` hears of every new state of the rollout, None where it is over and forgotten;
+    `generation_of` is an image's checksum as it is now, None where it cannot be loaded.
     """
 
-    def __init__(self, told: Told, changed: Callable[[Rollout | None], None]) -> None:
+    def __init__(
+        self,
+        told: Told,
+        changed: Callable[[Rollout | None], None],
+        generation_of: Callable[[str], str | None],
+    ) -> None:
         self.rollout: Rollout | None = None
         self.gate = LaunchGate()
-        """Of new ones on trial: that they fail to boot must not stop the others' launches."""
+        """Of those started in another's place: that they fail must not stop the load's launches."""
         self._told = told
         self._changed = changed
+        self._generation_of = generation_of
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self._comparison = Comparison()
-        self._failures = 0
-        self._why_failed = ""
+        self._losses = Losses()
         self._served_at: float | None = None
         self._passing_since: float | None = None
         self._step_at: float | None = None
@@ -118,7 +93,33 @@ class Turnover:
         self._told("rollout.resumed", Reason.OPERATOR, f"on to {self._there().image_to}")
 
     def undo(self) -> None:
-        self._go_back("an operator takes it back", failed=False)
+        rollout, why = self._there(), "an operator takes it back"
+        if rollout.go_back(why, failed=False).approved and not self._has_image_before():
+            raise ImpossibleStep(
+                f"image {rollout.image_from} cannot be loaded, so nothing could take the place of"
+                f" {rollout.image_to}: bring it back, or roll out another of `lbctl image list`"
+            )
+        self._go_back(why, failed=False)
+
+    def forget(self) -> None:
+        """The service has no VMs any more: whoever takes its name later was told nothing."""
+        if self.rollout is not None:
+            self.remember(None)
+            self._changed(None)
+
+    @property
+    def replaceable(self) -> bool:
+        """Another rollout may begin in its stead: it is over, or on its way back, or stands still
+        with no way back."""
+        rollout = self.rollout
+        if rollout is None or not rollout.goes_on or rollout.phase is Phase.ROLLING_BACK:
+            return True
+        return rollout.phase is Phase.PAUSED and not (
+            rollout.can_go_back and self._has_image_before()
+        )
+
+    def _has_image_before(self) -> bool:
+        return self._generation_of(self._there().image_from) is not None
 
     def configured(self, image: str) -> None:
         """The configuration names this image: where it is another one than when the rollout began,
@@ -143,6 +144,21 @@ class Turnover:
     def _set(self, rollout: Rollout) -> None:
         self.rollout = rollout
         self._changed(rollout)
+
+    def ahead(self, now: float) -> tuple[str, float] | None:
+        """What becomes of it without another step, and in how many seconds at the latest; None
+        where nothing is to be waited for."""
+        rollout = self.rollout
+        if rollout is None or rollout.phase is not Phase.RUNNING:
+            return None
+        if rollout.tries and self._passing_since is not None:
+            return "judged within", max(0.0, self._passing_since + QUIET_FIT_S - now)
+        stuck_s = (now if self._step_at is None else self._step_at) + STUCK_S - now
+        if not rollout.tries:
+            return "pauses without another step in", max(0.0, stuck_s)
+        if self._served_at is not None:
+            stuck_s = min(stuck_s, self._served_at + TRIAL_S - now)
+        return "given up without another step in", max(0.0, stuck_s)
 
     # --- which image
 
@@ -170,10 +186,20 @@ class Turnover:
 
     def on_trial(self, vms: Collection[Vm]) -> int:
         """How many are not counted on yet."""
+        return sum(vm.serves_or_will and self.tries(vm) for vm in vms)
+
+    def tries(self, vm: Vm) -> bool:
+        """It is not counted on yet."""
         rollout = self.rollout
-        if rollout is None or not rollout.tries or not rollout.can_go_back:
-            return 0
-        return sum(vm.serves_or_will and self.is_new(vm) for vm in vms)
+        return rollout is not None and rollout.tries and rollout.can_go_back and self.is_new(vm)
+
+    def keeps(self, vm: Vm, desired: int) -> bool:
+        """It is no replica too many, though the load has enough: it is on trial. Where that is
+        paused and nobody is wanted, it is one too many as any other."""
+        return self.tries(vm) and not self._rests(desired)
+
+    def _rests(self, desired: int) -> bool:
+        return not desired and self.rollout is not None and self.rollout.phase is Phase.PAUSED
 
     # --- who is out of date, and how many that makes
 
@@ -192,21 +218,36 @@ class Turnover:
     def gap(self, scene: Scene) -> Gap:
         alive = [vm for vm in scene.vms if vm.serves_or_will]
         rollout = self.rollout
-        if rollout is not None and rollout.tries and rollout.can_go_back:
+        resting = self._rests(scene.desired)
+        if rollout is not None and rollout.tries and rollout.can_go_back and not resting:
             new = sum(self.is_new(vm) for vm in alive)
-            extra = rollout.max_surge if rollout.phase is Phase.RUNNING else new
+            most = surge_of(rollout, scene)
+            extra = most if rollout.phase is Phase.RUNNING else min(new, most)
             load = scene.desired - (len(alive) - new)
             return Gap(load, extra - new, max(0, -load), extra)
-        extra = self._extra(alive, scene)
-        load = scene.desired - len(alive)
-        return Gap(load, load + extra, max(0, -load - extra), extra)
+        counted = self._counted(alive, scene)
+        extra = 0 if resting else self._extra(counted, scene)
+        load = scene.desired - len(counted)
+        aside = len(alive) - len(counted)
+        return Gap(load, load + extra, max(0, -load - extra), extra + aside)
+
+    def _counted(self, alive: list[Vm], scene: Scene) -> list[Vm]:
+        """Those that the load counts on. What goes back but is protected is not counted, as far as
+        there is room for others: no good one leaves in its place."""
+        rollout = self.rollout
+        if rollout is None or rollout.phase is not Phase.ROLLING_BACK:
+            return alive
+        room = scene.most + 1 - scene.desired - min(1, len(self._can_go(alive, scene)))
+        spared = [vm.name for vm in alive if vm.protected and self.is_new(vm)]
+        aside = spared[: max(0, room)]
+        return [vm for vm in alive if vm.name not in aside]
 
     def _extra(self, alive: list[Vm], scene: Scene) -> int:
         rollout = self.rollout
         out = len(self._can_go(alive, scene))
         if rollout is None or not rollout.goes_on:
             return min(1, out)
-        most = rollout.max_surge
+        most = surge_of(rollout, scene)
         surplus = max(0, len(alive) - scene.desired)
         if rollout.phase is Phase.PAUSED:
             return min(most, surplus)
@@ -229,24 +270,42 @@ class Turnover:
     def leaving(self, scene: Scene) -> list[tuple[Vm, Reason]]:
         """Who drains now, because enough others serve; and why."""
         rollout = self.rollout
-        if rollout is not None and (rollout.tries or rollout.phase is Phase.PAUSED):
-            return []
         alive = [vm for vm in scene.vms if vm.serves_or_will]
-        left = len(alive) - scene.desired
-        spare = sum(self._counts(vm, scene) for vm in alive) - scene.desired
+        if rollout is not None and rollout.tries:
+            return [(vm, Reason.ROLLOUT) for vm in self._in_the_way(alive, scene)]
+        if rollout is not None and rollout.phase is Phase.PAUSED:
+            return []
+        counted = self._counted(alive, scene)
+        # of those on a host that does not answer nobody knows more than that they serve
+        left = sum(vm.host not in scene.silent or is_available(vm, scene.load) for vm in counted)
+        left -= scene.desired
+        spare = sum(self._counts(vm, scene) for vm in counted) - scene.desired
         found = []
-        for vm in sorted(self._can_go(alive, scene), key=lambda vm: _who_first(vm, scene)):
+        for vm in sorted(self._can_go(counted, scene), key=lambda vm: who_first(vm, scene)):
             serves = is_available(vm, scene.load)
             # one that does not serve may be about to, after a restart of ours: it leaves where
             # enough others do
             if left <= 0 or spare < serves:
                 break
-            if vm.state in (VmState.BOOTING, VmState.READY):
+            if can_be_told(vm, scene):
                 left, spare = left - 1, spare - serves
                 found.append((vm, self.outdated(vm, scene) or Reason.ROLLOUT))
         if found:
-            self._failures, self._step_at = 0, scene.now
+            self._step_at = scene.now
         return found
+
+    def _in_the_way(self, alive: list[Vm], scene: Scene) -> list[Vm]:
+        """Those on trial that take the room of what the load needs; not one that serves as long as
+        fewer than the load needs do."""
+        gap = self.gap(scene)
+        if gap.load <= 0 or gap.turn >= 0 or not self.on_trial(alive):
+            return []
+        new = [vm for vm in alive if self.is_new(vm) and not vm.protected]
+        first = sorted(new, key=lambda vm: who_first(vm, scene))
+        spare = max(0, sum(is_available(vm, scene.load) for vm in alive) - scene.desired)
+        idle = [vm for vm in first if not is_available(vm, scene.load)]
+        may = [*idle, *[vm for vm in first if is_available(vm, scene.load)][:spare]]
+        return [vm for vm in may if can_be_told(vm, scene)][: -gap.turn]
 
     def _counts(self, vm: Vm, scene: Scene) -> bool:
         """It serves, and if it is fresh, has done so for a while."""
@@ -261,17 +320,24 @@ class Turnover:
         rollout = self.rollout
         if rollout is None or not self.is_new(vm) or not rollout.goes_on:
             return False
-        self._failures, self._why_failed = self._failures + 1, why
-        if rollout.tries and rollout.can_go_back:
-            self.gate = self.gate.failed(now, why)
+        self._losses.add(vm.host, None if vm.starting else now - vm.since, why, now)
+        if self.tries(vm):
+            self.refused(now, why)
             return True
         return False
 
-    def look(
-        self, scene: Scene, answers: Callable[[str], Answers | None], generation: str | None
-    ) -> None:
-        """Take in how the new ones do, and let the rollout go on, pause, turn back or end by it.
-        `generation`: of the new image as it is now, None where it cannot be read."""
+    def refused(self, now: float, why: str) -> None:
+        """One in another's place could not be started: the next one waits."""
+        self.gate = self.gate.failed(now, why)
+
+    def serves(self, vm: Vm) -> None:
+        """One came into service."""
+        if self.is_new(vm) or vm.reason in IN_PLACE:
+            self._losses.born()
+            self.gate = self.gate.succeeded()
+
+    def look(self, scene: Scene, answers: Callable[[str], Answers | None]) -> None:
+        """Take in how the new ones do, and let the rollout go on, pause, turn back or end by it."""
         rollout = self.rollout
         if rollout is None or not rollout.goes_on:
             return
@@ -279,13 +345,10 @@ class Turnover:
             self._step_at = scene.now
         replicas = [vm for vm in scene.vms if vm.role is Role.REPLICA]
         if rollout.phase is Phase.ROLLING_BACK:
-            left = [vm for vm in replicas if self.is_new(vm)]
-            if not left:
-                self._ended()
-            self._wait_for_protected(left, replicas)
+            self._look_back(replicas)
             return
         self._read(replicas, answers, scene)
-        why = self._why_worse(generation)
+        why = self._why_worse(scene, replicas)
         if why:
             self._go_back(why, failed=True)
             return
@@ -294,6 +357,14 @@ class Turnover:
         elif rollout.phase is Phase.RUNNING:
             self._go_on(replicas, scene)
         self._watch_progress(replicas, scene)
+
+    def _look_back(self, replicas: list[Vm]) -> None:
+        left = [vm for vm in replicas if self.is_new(vm)]
+        if not left:
+            self._ended()
+        elif self._there().approved and not self._has_image_before():
+            self._strand(self._there().why)
+        self._wait_for_protected(left, replicas)
 
     def _read(
         self, replicas: list[Vm], answers: Callable[[str], Answers | None], scene: Scene
@@ -307,12 +378,17 @@ class Turnover:
                 served_s = scene.now - vm.since if vm.state is VmState.READY else 0.0
                 self._comparison.read(vm.name, told, new=self.is_new(vm), served_s=served_s)
 
-    def _why_worse(self, generation: str | None) -> str:
+    def _why_worse(self, scene: Scene, replicas: list[Vm]) -> str:
         rollout = self._there()
-        if generation is not None and generation != rollout.generation:
+        generation = self._generation_of(rollout.image_to)
+        if generation is None:
+            return f"image {rollout.image_to} cannot be loaded"
+        if generation != rollout.generation:
             return f"image {rollout.image_to} was built anew meanwhile"
-        if self._failures >= FAILURES:
-            return f"{self._failures} new ones in a row failed; the last: {self._why_failed}"
+        since = [vm.since for vm in replicas if vm.state is VmState.READY and self.is_new(vm)]
+        self._losses.serve(since, scene.now)
+        if self._losses.count >= FAILURES:
+            return f"{self._losses.count} new ones in a row failed; the last: {self._losses.why}"
         return why_worse(self._comparison.new(), self._comparison.old())
 
     def _try(self, replicas: list[Vm], scene: Scene) -> None:
@@ -329,7 +405,7 @@ class Turnover:
             comparable = min(sum(new.durations), sum(old.durations)) >= MIN_ANSWERS
             enough_s = FIT_AFTER_S if comparable else QUIET_FIT_S
             if scene.now - self._passing_since >= enough_s:
-                self._failures, self._step_at = 0, scene.now
+                self._losses, self._step_at = Losses(), scene.now
                 self._set(self._there().approve())
                 words = f"the first of image {self._there().image_to} did no worse than the others"
                 self._told("rollout.judged", Reason.ROLLOUT, f"{words}, {new.asked} answers heard")
@@ -341,13 +417,17 @@ class Turnover:
         out = [vm for vm in replicas if self.outdated(vm, scene) is not None]
         alive = [vm for vm in replicas if vm.serves_or_will]
         waiting = [vm for vm in out if vm.serves_or_will]
-        if not out:
+        if not out and not self._behind(scene):
             self._ended()
         elif waiting and not self._until_pause(alive, scene) and len(alive) <= scene.desired:
             new = sum(self.is_new(vm) for vm in alive)
             self._pause(f"{new} of {len(alive)} are new, as was ordered", Reason.ROLLOUT)
         else:
             self._wait_for_protected(out, replicas)
+
+    def _behind(self, scene: Scene) -> list[Vm]:
+        """Those in reserve that would bring the old image back: the fleet replaces them in calm."""
+        return [vm for vm in scene.vms if vm.in_reserve and self.outdated(vm, scene) is not None]
 
     def _wait_for_protected(self, out: list[Vm], replicas: list[Vm]) -> None:
         """Said once, when nobody else is left to be replaced."""
@@ -362,10 +442,10 @@ class Turnover:
         rollout = self._there()
         if rollout.phase is not Phase.RUNNING or scene.now - (self._step_at or 0.0) <= STUCK_S:
             return
-        words = f"no step in {STUCK_S:g} s"
+        words = f"no step in {STUCK_S:g} s" + (f": {self.gate.why}" if self.gate.why else "")
         if rollout.tries:
             self._go_back(words, failed=True)
-        elif self._can_go([vm for vm in replicas if vm.alive], scene):
+        elif self._can_go([vm for vm in replicas if vm.alive], scene) or self._behind(scene):
             # what was judged good is not thrown away for a host that has no room
             self._pause(words, Reason.ROLLOUT)
 
@@ -375,12 +455,26 @@ class Turnover:
 
     def _go_back(self, why: str, *, failed: bool) -> None:
         rollout = self._there().go_back(why, failed=failed)
+        if rollout.can_go_back and rollout.approved and not self._has_image_before():
+            self._strand(why)
+            return
         self._begin_anew()
         self._set(rollout)
         if rollout.phase is Phase.ROLLING_BACK:
             words = f"{why}: back to {rollout.image_from}"
         else:
             words = f"{why}: it stops here, for the files before are gone; build a good image"
+        self._told("rollout.rolling_back", Reason.ROLLBACK, words)
+
+    def _strand(self, why: str) -> None:
+        """Who serves goes on: nothing else could be started."""
+        before = self._there()
+        words = (
+            f"{why}: it stops here with what serves, for image {before.image_from} cannot be"
+            " loaded; roll out a good one"
+        )
+        self._begin_anew()
+        self._set(before.strand(words))
         self._told("rollout.rolling_back", Reason.ROLLBACK, words)
 
     def _ended(self) -> None:
@@ -394,20 +488,3 @@ class Turnover:
         if rollout.image_to != rollout.configured:
             words += f"; put image = {rollout.image_to} into the configuration"
         self._told("rollout.done", Reason.ROLLOUT, words)
-
-
-def overdue(vm: Vm, scene: Scene) -> bool:
-    """It has lived as long as it may. Its start stands in its metadata: a restart of ours does not
-    make it young."""
-    if scene.max_lifetime_s is None:
-        return False
-    share = crc32(vm.name.encode()) / 0xFFFFFFFF
-    may_s = scene.max_lifetime_s * (1 - JITTER + 2 * JITTER * share)
-    return scene.wall_s - vm.identity.created_at > may_s
-
-
-def _who_first(vm: Vm, scene: Scene) -> tuple[bool, int, float, str]:
-    """One that serves nobody, then the least busy, then the oldest."""
-    backend = scene.load.of(vm.name)
-    running = backend.in_flight if backend else 0
-    return (is_available(vm, scene.load), running, vm.identity.created_at, vm.name)

@@ -1,14 +1,15 @@
 """What libvirt's errors mean for us: connection lost, no such thing here, what a host lacks. Pure.
 
 Owns the sets of codes and words. It must not import libvirt: the numbers are part of its ABI, and a
-test compares them with the library's. The words are QEMU's and the C library's; libvirt hands them
-on as they are.
+test compares them with the library's. The words are QEMU's and the C library's, which libvirt hands
+on as they are, and some of libvirt's own.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 from enum import IntEnum
 
 from autoscale.host import DiskFull, DomainRefused, ImageLost, NoMemory, NoPort
@@ -55,7 +56,12 @@ _NO_MEMORY = (
     "cannot set up guest memory",
     "not enough memory",
 )
-_DISK_FULL = ("no space left", "disk quota exceeded", "file too large")
+_DISK_FULL = (
+    "no space left",
+    "disk quota exceeded",
+    "file too large",
+    "failed to write master key file",  # libvirt's, 32 bytes into a file that it has just made
+)
 _NO_PORT = ("host forwarding rule", "address already in use", "cannot assign requested address")
 _SHORTAGES = (*_NO_MEMORY, *_DISK_FULL, *_NO_PORT, "too many open files", "resource temporarily")
 _UNREADABLE = (
@@ -67,6 +73,14 @@ _UNREADABLE = (
     "input/output error",
     "stale file handle",
 )
+_SAYS_LITTLE = ("internal error", "failed to write", "unable to write")
+LEAST_FREE_BYTES = 1 << 20
+"""A domain's own files (its XML, keys, sockets, log) are some 100 KiB. With less than this nothing
+starts, and what libvirt says then depends on which of them came first."""
+_LONGEST = 400
+_CHILD = re.compile(r"Child process \((?P<command>.*)\) unexpected ", re.DOTALL)
+"""The command begins with its environment: 450 characters, and after them the cause."""
+
 _LACKS: dict[type[DomainRefused], tuple[str, ...]] = {
     DiskFull: _DISK_FULL,
     NoPort: _NO_PORT,
@@ -103,20 +117,41 @@ def cannot_limit(code: int, message: str) -> bool:
     return code in _NO_LIMITS or _any_of(_NO_LIMITS_WORDS, message.lower())
 
 
-def is_shortage(message: str) -> bool:
+def is_shortage(refused: DomainRefused) -> bool:
     """Whether the host lacked something that it may have again the next moment."""
-    return _any_of(_SHORTAGES, message.lower())
+    return type(refused) in _LACKS or _any_of(_SHORTAGES, str(refused).lower())
 
 
-def refusal(message: str, files: Collection[str] = ()) -> DomainRefused:
+def in_one_line(message: str) -> str:
+    """A host's words in one line with the cause in it: of a command that failed the name alone,
+    without its environment and arguments."""
+    return " ".join(_CHILD.sub(_program, message, count=1).split())[:_LONGEST]
+
+
+def _program(found: re.Match[str]) -> str:
+    words = [word for word in found["command"].split() if "=" not in word.partition("/")[0]]
+    name = words[0].rpartition("/")[2] if words else "child process"
+    return f"{name} ended with "
+
+
+def refusal(
+    message: str, files: Collection[str] = (), free_bytes: Callable[[], int | None] | None = None
+) -> DomainRefused:
     """Which kind of refusal a host's words mean, and what to do about it. `files`: those that the
-    domain boots from, as the host was told of them; libvirt also misses files of its own."""
+    domain boots from, as the host was told of them; libvirt also misses files of its own.
+    `free_bytes`: room on the host's disk, None where that cannot be seen; asked where the words
+    name no cause."""
     lacks = shortage(message)
     if lacks is not None:
         return lacks
-    image = any(file and file in message for file in files)
-    if image and _any_of(_UNREADABLE, message.lower()):
+    text = message.lower()
+    unreadable = _any_of(_UNREADABLE, text)
+    if unreadable and any(file and file in message for file in files):
         return told(ImageLost, message)
+    if free_bytes is not None and not unreadable and _any_of(_SAYS_LITTLE, text):
+        free = free_bytes()
+        if free is not None and free < LEAST_FREE_BYTES:
+            return told(DiskFull, f"{message}; its disk has {free // 1024} KiB free")
     return DomainRefused(message)
 
 

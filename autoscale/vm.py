@@ -53,6 +53,11 @@ def role_of(identity: Identity) -> Role:
     return Role(identity.role) if identity.role in set(Role) else Role.REPLICA
 
 
+def path_of(identity: Identity) -> Path:
+    """How its metadata says it came; a word of some later version stands for a boot."""
+    return Path(identity.path) if identity.path in set(Path) else Path.COLD
+
+
 SERVING = "serving"
 COPIED = "copied"
 """Phases in the metadata: a copy is one until it was told its own name."""
@@ -163,8 +168,9 @@ class Vm:
 
     @property
     def is_marked(self) -> bool:
-        """Its metadata says what it is there for, and whether it is spared."""
-        return self.identity.role == self.role and self.identity.protected == self.protected
+        """Its metadata says what it is there for, how it came, and whether it is spared."""
+        said = self.identity.role, self.identity.path, self.identity.protected
+        return said == (self.role, self.path, self.protected)
 
     @property
     def generation(self) -> str:
@@ -199,7 +205,12 @@ class Vm:
     def starting(self) -> bool:
         return self.state in (VmState.DEFINED, VmState.BOOTING)
 
-    def status(self, service: str, now: float) -> VmStatus:
+    def age_s(self, wall_s: float) -> float:
+        """Since it was asked for, by whichever process; `wall_s` is Unix time, as its metadata has
+        it. A clock that was set back makes nobody younger than new."""
+        return max(0.0, wall_s - self.identity.created_at)
+
+    def status(self, service: str, wall_s: float) -> VmStatus:
         return VmStatus(
             name=self.name,
             service=service,
@@ -207,7 +218,7 @@ class Vm:
             state=self.state,
             power=self.power,
             address=self.address,
-            age_s=now - self.started_at,
+            age_s=self.age_s(wall_s),
             generation=self.identity.generation,
             limit_cores=self.limit_cores,
             sample=self.sample,

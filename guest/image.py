@@ -51,6 +51,10 @@ class ImageError(Exception):
     """An image is missing or cannot be built; one line says what is wrong and what to do."""
 
 
+class NoImageError(ImageError):
+    """There is none of that name."""
+
+
 @dataclass(frozen=True)
 class Image:
     """A bootable image. The disk is read-only and shared by every guest that runs it."""
@@ -88,7 +92,7 @@ def load(home: Path, name: str) -> Image:
     try:
         facts = json.loads((folder / FACTS).read_text())
     except FileNotFoundError:
-        raise ImageError(f"no image {name!r}: run `lbctl image build`") from None
+        raise NoImageError(f"no image {name!r}: run `lbctl image build`") from None
     except (OSError, ValueError) as error:
         raise ImageError(
             f"image {name!r} cannot be read ({error}): run `lbctl image build`"

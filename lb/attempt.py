@@ -61,18 +61,19 @@ class Attempt:
         *,
         fresh: bool = False,
     ) -> None:
-        """Send, and wait for the answer's head. Raises a RequestError; a backend's fault is counted
-        against it. `fresh`: on a new connection."""
+        """Send, and wait for the answer's head, and the rest of a small one. Raises a RequestError;
+        a backend's fault is counted against it. `fresh`: on a new connection."""
         self._sent_at = self._site.pool.clock()
         try:
             self.exchange, self.head = await self._site.upstream.send(
                 self.backend, onward, body, interim, timeouts, fresh=fresh
             )
+            self._carried = True
+            self._head_s = self._site.pool.clock() - self._sent_at
+            await self.exchange.small_whole()
         except RequestError as error:
             self.failed(error)
             raise
-        self._carried = True
-        self._head_s = self._site.pool.clock() - self._sent_at
 
     def failed(self, error: RequestError) -> None:
         self.lease.failed(error)

@@ -84,12 +84,19 @@ class AutoscalerRows:
 
 AutoscalerSource = Callable[[], AutoscalerRows]
 
+_REPLICAS = {
+    "desired": "Replicas that there should be, as decided last",
+    "ready": "Replicas that passed their readiness check and are not leaving",
+    "booting": "Replicas on their way: asked for, copied, booting or waking",
+    "standby": "VMs booted and suspended beside the replicas, to be woken within milliseconds",
+    "min": "Fewest replicas the configuration allows",
+    "max": "Most replicas the configuration allows; standbys come on top",
+}
+
 
 def collect_autoscaler(rows: AutoscalerRows) -> Iterator[Metric]:
-    for word in ("desired", "ready", "booting", "standby", "min", "max"):
-        replicas = GaugeMetricFamily(
-            f"autoscaler_{word}_replicas", f"Replicas: {word}", labels=("service",)
-        )
+    for word, meaning in _REPLICAS.items():
+        replicas = GaugeMetricFamily(f"autoscaler_{word}_replicas", meaning, labels=("service",))
         for row in rows.replicas:
             replicas.add_metric((row.service,), getattr(row, word))
         yield replicas

@@ -36,6 +36,13 @@ from lb.wire.head import END, AnswerHead, Fields, answer_head, hopeless
 # A backend that sends interim answers without end would keep a request alive for ever.
 MOST_INTERIM: Final = 32
 
+SMALL_BYTES: Final = 65536
+TOGETHER_S: Final = 0.1
+"""An answer of at most so many bytes is passed on as a whole if it comes within this time: one that
+breaks off between head and body can then be asked of another backend. Many applications write the
+two one after the other, and a machine held to a share of a core may stand still in between, for as
+long as its accounting period lasts, 0.1 s."""
+
 Interim = Callable[[AnswerHead], None]
 
 
@@ -180,6 +187,18 @@ class BackendExchange:
         return self._length
 
     # ── the answer's body ────────────────────────────────────────────────────────────────────
+
+    async def small_whole(self) -> None:
+        """Wait for the rest of a small answer, but not long. Raises BodyCutError or
+        BodyTimeoutError."""
+        if self.complete or self._length is None or self._length > SMALL_BYTES:
+            return
+        try:
+            async with asyncio.timeout(TOGETHER_S):
+                while not self.complete:
+                    await self._read_on()
+        except TimeoutError:
+            pass  # it is passed on as it comes
 
     def _begin_body(self, head: AnswerHead) -> None:
         try:

@@ -15,8 +15,8 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -58,6 +58,8 @@ class HostFacts(Protocol):
     @property
     def cores(self) -> int: ...
     @property
+    def memory_bytes(self) -> int: ...
+    @property
     def libvirt_version(self) -> str: ...
     @property
     def cpu_limits(self) -> bool: ...
@@ -84,8 +86,17 @@ async def checks(
     hypervisors = config.hypervisor if _has_vms(config) else ()
     if hypervisors:
         found.append(check_qemu(config))
+    opened: dict[str, HostFacts] = {}
+
+    async def open_and_remember(hypervisor: HypervisorConfig) -> HostFacts:
+        facts = await (open_host or open_with_libvirt)(hypervisor)
+        opened[hypervisor.name] = facts
+        return facts
+
     for hypervisor in hypervisors:
-        found += await check_host(hypervisor, config, open_host or open_with_libvirt)
+        found += await check_host(hypervisor, config, open_and_remember)
+    if opened and len(opened) == len(hypervisors):  # what one that is silent has is not known
+        found.append(check_memory(config, [facts.memory_bytes for facts in opened.values()]))
     found += check_images(config, home)
     found += [check_port(what, address, serving) for what, address in _addresses(config)]
     found += [check_home(home), check_disk(home)]
@@ -170,6 +181,29 @@ async def check_host(
     ]
 
 
+def check_memory(config: Config, hosts: Sequence[int]) -> Check:
+    """Whether the hypervisors, which have so many bytes each, could carry every VM there may ever
+    be: max + standby + 1 of each service."""
+    needs, largest, words = 0, 0, []
+    for name, service in config.service.items():
+        if service.vm is None:
+            continue
+        number = service.scale.max + service.scale.standby + 1
+        needs += number * service.vm.memory_mib << 20
+        largest = max(largest, service.vm.memory_mib << 20)
+        words.append(f"{name} may have {number} VMs of {service.vm.memory_mib} MiB")
+    has = sum(hosts)
+    whose = "the hypervisor has" if len(hosts) == 1 else "the hypervisors have"
+    finding = f"{', '.join(words)}: {_gib(needs)} at most; {whose} {_gib(has)}"
+    if needs <= has and largest <= max(hosts):
+        return Check("memory", "ok", finding)
+    return Check("memory", "warn", finding, "lower memory_mib, max or standby")
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
 async def open_with_libvirt(hypervisor: HypervisorConfig) -> HostFacts:
     """Open it as `lbctl up` would, but an embedded driver in a folder of its own: its real root
     belongs to the one process that serves, and maybe guests live there."""
@@ -212,24 +246,50 @@ def _is_local(hypervisor: HypervisorConfig) -> bool:
 
 
 def check_images(config: Config, home: Path) -> Iterator[Check]:
-    """Each image that a service's VMs boot."""
-    from guest.image import ImageError
+    """Each image that a service's VMs boot: by the configuration, and by rollouts so far."""
+    from guest.image import ImageError, NoImageError
     from guest.own.image import OwnImage, find
+    from lb.rollout_words import gone
 
-    wanted = {service.vm.image for service in config.service.values() if service.vm is not None}
-    for name in sorted(wanted):
+    named = {service.vm.image for service in config.service.values() if service.vm is not None}
+    given = {image: (service, by) for service, image, by in rolled(config, home)}
+    for name in sorted(named | given.keys()):
         try:
             image = find(home, name)
         except ImageError as error:
+            if name in given and name not in named:
+                service, by = given[name]
+                why = "" if isinstance(error, NoImageError) else str(error)
+                finding, _, todo = gone(service, name, by, why).rpartition(": ")
+                yield Check(f"image {name}", "fail", finding, f"run {todo}")
+                continue
             # the image's own errors end in what to do
-            finding, _, todo = str(error).partition(": run ")
-            fix = f"run {todo or f'`lbctl image build {name}`'}"
+            finding, _, fix = str(error).rpartition(": ")
             yield Check(f"image {name}", "fail", finding, fix)
             continue
         if isinstance(image, OwnImage):
-            yield check_own_image(image, config)
+            check = check_own_image(image, config)
         else:
-            yield check_built_image(image)
+            check = check_built_image(image)
+        if name in given:
+            check = replace(check, finding=f"{check.finding}; a rollout gave it `{given[name][0]}`")
+        yield check
+
+
+def rolled(config: Config, home: Path) -> Iterator[tuple[str, str, str]]:
+    """Services, the images that a rollout gives their VMs, and those that the configuration
+    names."""
+    from lb.rollouts import FILE, Rollouts
+
+    rollouts = Rollouts(home / FILE)
+    for name, service in config.service.items():
+        rollout = rollouts.of(name)
+        if rollout is None or service.vm is None or rollout.configured != service.vm.image:
+            continue  # the configuration has the last word
+        # with `next_image` one that is under way goes on
+        images = {rollout.image, *((rollout.next_image,) if rollout.goes_on else ())}
+        for image in sorted(images - {service.vm.image}):
+            yield name, image, service.vm.image
 
 
 def check_built_image(image: Image) -> Check:

@@ -186,16 +186,19 @@ class BadAnswerError(UpstreamError):
 
 
 class BodyCutError(UpstreamError):
-    """The answer broke off after its head; the client's connection is aborted."""
+    """The answer broke off after its head. Where the client has some of it already, its connection
+    is aborted."""
 
     reason = "body_cut"
+    repeat = Repeat.IDEMPOTENT
 
 
 class BodyTimeoutError(BodyCutError):
-    """The answer's body stalled."""
+    """The answer's body stalled. Who sends it may still be at it: nobody else is asked."""
 
     status = 504
     reason = "body_timeout"
+    repeat = Repeat.NEVER
 
 
 class DeadlineError(RequestError):

@@ -20,7 +20,7 @@ from lb.admin.control import (
 )
 from lb.decisions import DecisionLog
 from lb.overrides import Overrides
-from lb.rollouts import Rollouts
+from lb.rollouts import FILE, Rollouts
 from lb.scaler import Scaler
 from lb.served import Served
 from lb.tasks import spawn
@@ -32,7 +32,7 @@ class FleetOrders:
     def __init__(self, home: Path) -> None:
         self._services: dict[str, Served] = {}
         self._overrides = Overrides(home / "overrides.json")
-        self._rollouts = Rollouts(home / "rollouts.json")
+        self._rollouts = Rollouts(home / FILE)
 
     @property
     def _scalers(self) -> dict[str, Scaler]:

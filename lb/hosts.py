@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from autoscale import reaper
+from autoscale.belongings import left_behind
 from autoscale.controller import Controller
 from autoscale.embedded import EmbeddedRoot
 from autoscale.host import Contact, HostInfo, Hypervisor, HypervisorError
@@ -65,6 +66,8 @@ class Hosts:
             self._configs = configs
             with contextlib.suppress(OSError):  # a folder that cannot be written costs no service
                 (self._home / USED).touch()
+                for line in left_behind(self._home, [c.name for c in configs]):
+                    log.warning("%s", line)
             self.by_name.update(self._given or {c.name: self._make(c) for c in configs})
             for host in self.by_name.values():
                 host.on_change(lambda _vm: self._changed())
@@ -127,7 +130,7 @@ class Hosts:
                 # why it could not be opened at first tells nothing once it was
                 errors.get(config.name)
                 or (None if config.name in infos else self._errors.get(config.name)),
-                sum(status.host == config.name for status in statuses),
+                [status for status in statuses if status.host == config.name],
                 self.by_name[config.name].contact,
                 {
                     service: pause
@@ -143,8 +146,7 @@ class Hosts:
 
 
 def reap_guests(configs: tuple[HypervisorConfig, ...], home: Path) -> None:
-    """So that libvirt tells of a guest's death in the instant it dies. For a process that has no
-    children but libvirt's and asyncio's."""
+    """So that libvirt tells of a guest's death in the instant it dies."""
     for config in configs:
         root = EmbeddedRoot.of(config.uri, home)
         if root is not None:

@@ -7,15 +7,19 @@ a rollout does next is the fleet's; how far it is, the VMs' own metadata says.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autoscale.rollout import Phase, Rollout
 from lb.state_file import StateFile
 
+FILE: Final = "rollouts.json"
+"""Its name in LBCTL_HOME."""
+
 _TEXTS = ("configured", "image_from", "image_to", "generation", "why")
-_FLAGS = ("approved", "failed")
+_FLAGS = ("approved", "failed", "stranded")
 
 
 class Rollouts:
@@ -29,6 +33,11 @@ class Rollouts:
     def of(self, service: str) -> Rollout | None:
         """The last one, whatever became of it."""
         return self._held.get(service)
+
+    @property
+    def everything(self) -> Mapping[str, Rollout]:
+        """All of them, by service."""
+        return self._held
 
     def put(self, service: str, rollout: Rollout | None) -> None:
         """From now on; None forgets it. `save` remembers it."""

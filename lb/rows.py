@@ -5,7 +5,7 @@ Reads, never changes; no I/O. `service` owns the parts and hands them over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -20,6 +20,7 @@ from lb.admin.control import HostRow, ScaleRow, VmRow
 from lb.autoscaler_metrics import AutoscalerRows, ReplicaRow
 from lb.decisions import DecisionLog
 from lb.histogram import HistogramRow
+from lb.rollout_words import holds_against
 from lb.site import Site
 from lb.vm_metrics import VmFacts
 from lb.vm_metrics import VmRow as VmMetrics
@@ -34,6 +35,7 @@ def scale_row(
     if controller is None:
         return ScaleRow(service, 0, 0, 0, 0, 0, 0, 0)
     counts, decision, rules = controller.fleet.counts(), log.newest, controller.rules
+    turnover, configured = controller.fleet.turnover, controller.fleet.shape.image
     order = rules.override
     if order is not None and not order.holds(log.newest_at or 0.0):
         order = None  # as the last decision found: nobody need take back what has run out
@@ -57,6 +59,8 @@ def scale_row(
         parts=tuple(part.as_dict() for part in decision.parts) if decision else (),
         guards=tuple(guard.as_dict() for guard in decision.guards) if decision else (),
         pauses=tuple(pause_row(service, pause, now) for pause in controller.fleet.pauses()),
+        image=turnover.image(configured),
+        image_held=holds_against(service, turnover.rollout, configured) or None,
     )
 
 
@@ -86,7 +90,8 @@ def readiness(sites: Mapping[str, Site]) -> tuple[bool, str]:
     return True, "every service has a backend that serves"
 
 
-def vm_row(status: VmStatus) -> VmRow:
+def vm_row(status: VmStatus, image_name: str | None = None) -> VmRow:
+    """`image_name`: of the image that it was started from, None where that is not known."""
     signal, sample = status.signal, status.sample
     limit = sample.limit_cores if sample else None
     return VmRow(
@@ -101,6 +106,7 @@ def vm_row(status: VmStatus) -> VmRow:
         cpu_vcpu_ratio=signal.vcpu_cores / limit if signal and limit else None,
         memory_bytes=sample.memory_bytes if sample else None,
         image=status.generation[:12] or None,
+        image_name=image_name,
         role=status.role,
         path=status.path.value,
         protected=status.protected,
@@ -127,13 +133,15 @@ def host_row(
     uri: str,
     info: HostInfo | None,
     error: str | None,
-    replicas: int,
+    vms: Collection[VmStatus] = (),
     contact: Contact = NO_CALLS,
     pauses: Mapping[str, Pause] = MappingProxyType({}),
     now: float = 0.0,
 ) -> HostRow:
-    """A host as it is now; `pauses` of launches there, by service; `now`: Unix seconds."""
+    """A host as it is now, with all `vms` there; `pauses` of launches there, by service; `now`:
+    Unix seconds."""
     silent = contact.silent_s
+    replicas = [vm for vm in vms if vm.role == "replica"]
     return HostRow(
         name=name,
         uri=info.uri if info else uri,
@@ -141,7 +149,8 @@ def host_row(
         domain_type=info.domain_type if info else None,
         cores=info.cores if info else None,
         libvirt_version=info.libvirt_version if info else None,
-        replicas=replicas,
+        replicas=len(replicas),
+        standbys=len(vms) - len(replicas),
         error=error,
         silent_since=None if silent is None else round(now - silent, 1),
         hung_calls=contact.hanging,

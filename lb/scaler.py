@@ -18,18 +18,20 @@ from uuid import uuid4
 from autoscale.controller import Controller, LoopClock
 from autoscale.decision import Decision
 from autoscale.fleet import VmFleet
-from autoscale.host import Hypervisor, ImageUnavailable
+from autoscale.host import Hypervisor, ImageUnavailable, NoSuchImage
 from autoscale.model import Demand, Happening, Reason, VmState
 from autoscale.model import Path as Way
 from autoscale.rollout import Rollout
 from autoscale.rules import Mode, Override
-from autoscale.vm import BootFiles, VmShape
-from guest.image import ImageError
+from autoscale.vm import BootFiles, Role, VmShape
+from guest.image import ImageError, NoImageError
 from guest.own.image import OwnImage
 from guest.own.image import find as find_image
+from lb import rollout_words
 from lb.admin.control import RefusedError, ScaleOrder
 from lb.config import ScaleConfig, ServiceConfig, VmConfig
 from lb.decisions import DecisionLog, Decisions
+from lb.desired_file import DesiredFile
 from lb.forecast_file import ForecastFile
 from lb.overrides import Overrides, in_words
 from lb.pool import Pool
@@ -84,9 +86,12 @@ class Scaler:
         self._overrides = overrides
         self._rollouts = rollouts
         self._forecast_file = ForecastFile(home / "forecasts", pool.service)
+        self._desired_file = DesiredFile(home / "desired", pool.service)
         self._note = note
         self._retiring = False
         self._said: Override | None = None
+        self.image_names: dict[str, str] = {}
+        """Of the images that were loaded, by checksum."""
         self._never_copied: set[str] = set()
         """Images of which it was said."""
         self._task: asyncio.Task[None] | None = None
@@ -144,7 +149,15 @@ class Scaler:
 
     def _files(self, home: Path, image: str) -> BootFiles:
         """What a replica boots from. Raises ImageUnavailable."""
-        files = _boot_files(home, image)
+        try:
+            files = _boot_files(home, image)
+        except ImageUnavailable as error:
+            if image == self._vm.image:
+                raise
+            why = "" if isinstance(error, NoSuchImage) else str(error)
+            words = rollout_words.gone(self._service, image, self._vm.image, why)
+            raise type(error)(words) from error
+        self.image_names[files.generation] = image
         if files.own_disk and self._vm.snapshot == "auto" and image not in self._never_copied:
             self._never_copied.add(image)
             why = f"replicas of image {image} write to disks of their own, and are never copied"
@@ -158,6 +171,9 @@ class Scaler:
         learned = await self._forecast_file.load(self._config.scale.season)
         if learned is not None:
             self.controller.remember(learned)
+        desired = await self._desired_file.load()
+        if desired is not None:
+            self.fleet.wanted_before(desired)
         saving = spawn(
             self._forecast_file.save_regularly(lambda: self.controller.forecast),
             name=f"saving the forecast of {self._service}",
@@ -239,6 +255,8 @@ class Scaler:
         vm = self.fleet.get(name)
         if vm is None or not vm.alive:
             raise RefusedError(f"{name} is leaving already")
+        if protected and vm.role is not Role.REPLICA:
+            raise RefusedError(f"{name} is a {vm.role}: only replicas can be protected")
         self.fleet.protect(name, protected)
         self.controller.wake()
 
@@ -249,6 +267,8 @@ class Scaler:
     def _decided(self, decision: Decision) -> None:
         now = time.time()
         self.log.decided(decision, now)
+        if self._desired_file.put(decision.desired):
+            spawn(self._desired_file.save(), name=f"remembering what {self._service} wants")
         override = self._overrides.of(self._service)
         if override is not None and not override.holds(now):
             self._overrides.put(self._service, None)
@@ -325,6 +345,7 @@ class Scaler:
     def retire(self) -> None:
         """The configuration has no VMs here any more: they drain and end, then it stops itself."""
         self._retiring = True
+        self.fleet.turnover.forget()
         self.controller.retire(Reason.OPERATOR)
 
     def keep(self) -> None:
@@ -376,6 +397,8 @@ def _shape(vm: VmConfig, scale: ScaleConfig) -> VmShape:
 def _boot_files(home: Path, name: str) -> BootFiles:
     try:
         image = find_image(home, name)
+    except NoImageError as error:
+        raise NoSuchImage(str(error)) from error
     except ImageError as error:
         raise ImageUnavailable(str(error)) from error
     if isinstance(image, OwnImage):

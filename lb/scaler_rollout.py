@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 from autoscale.fleet import VmFleet
-from autoscale.host import ImageUnavailable
+from autoscale.host import ImageUnavailable, NoSuchImage
 from autoscale.rollout import ImpossibleStep, Phase, Rollout
 from autoscale.vm import BootFiles, Role
+from lb import rollout_words
 from lb.admin.control import RefusedError, RolloutOrder, RolloutRow
 
 
@@ -34,7 +35,10 @@ class ScalerRollout:
         """Raises RefusedError where it makes no sense now."""
         turnover = self._fleet.turnover
         if order.what == "start":
-            turnover.begin(self._rollout_for(order))
+            rollout = self._rollout_for(order)
+            turnover.begin(rollout)
+            if rollout.stranded:
+                self._fleet.try_anew()  # it was for the image that is gone that launches failed
         else:
             if turnover.rollout is None:
                 raise RefusedError(
@@ -45,10 +49,16 @@ class ScalerRollout:
         self._wake()
 
     def _change(self, rollout: Rollout, what: str) -> None:
-        if what == "undo" and not rollout.can_go_back:
+        if what == "undo" and rollout.image_from == rollout.image_to:
             raise RefusedError(
                 f"image {rollout.image_to} was built anew under its own name, and the files before"
                 " are gone: build a good one and roll that out, or pause"
+            )
+        if what == "undo" and rollout.stranded and rollout.phase is not Phase.FAILED:
+            raise RefusedError(
+                f"image {rollout.image_from} was gone when this began, so there is no way back:"
+                f" `lbctl rollout {self._fleet.service} --image NEW` rolls out another once this is"
+                " done or paused"
             )
         turnover = self._fleet.turnover
         try:
@@ -60,16 +70,19 @@ class ScalerRollout:
         service, turnover = self._fleet.service, self._fleet.turnover
         configured = self._configured()
         before = turnover.rollout
-        if before is not None and before.goes_on:
+        if before is not None and not turnover.replaceable:
+            first = "undo" if before.can_go_back else "pause"
             raise RefusedError(
                 f"a rollout of {service} from {before.image_from} to {before.image_to} is"
-                f" {before.phase.value.replace('_', ' ')}: `lbctl rollout undo {service}` first"
+                f" {before.phase.value}: `lbctl rollout {first} {service}` first"
             )
         image_from = turnover.image(configured)
         image_to = order.image or configured
         try:
             generation = self._boot_files(image_to).generation
         except ImageUnavailable as error:
+            if isinstance(error, NoSuchImage):
+                raise RefusedError(rollout_words.NO_IMAGE.format(image=image_to)) from error
             raise RefusedError(str(error)) from error
         old = [
             status.name
@@ -78,7 +91,8 @@ class ScalerRollout:
         ]
         if not old and image_from == image_to:
             raise RefusedError(f"every replica of {service} is of image {image_to} already")
-        if image_from != image_to and self._is_the_same(image_from, generation):
+        there = self._generation(image_from)
+        if image_from != image_to and there == generation:
             raise RefusedError(f"image {image_to} has the same files as {image_from}")
         return Rollout(
             configured,
@@ -88,13 +102,14 @@ class ScalerRollout:
             time.time(),
             order.max_surge,
             order.pause_at,
+            stranded=there is None,
         )
 
-    def _is_the_same(self, image: str, generation: str) -> bool:
+    def _generation(self, image: str) -> str | None:
         try:
-            return self._boot_files(image).generation == generation
+            return self._boot_files(image).generation
         except ImageUnavailable:
-            return False  # what was started from it runs on
+            return None  # what was started from it runs on
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 
@@ -104,6 +119,9 @@ class ScalerRollout:
         if rollout is None:
             return None
         new, old = self._fleet.new_and_old()
+        booting, ahead = self._fleet.counts().booting, self._fleet.rollout_ahead()
+        if ahead is not None and not rollout.tries and not booting:
+            ahead = None  # it waits for somebody to have served for a while, or for protected ones
         leaving = new if rollout.phase is Phase.ROLLING_BACK else old
         spared = [vm.name for vm in leaving if vm.protected]
         return RolloutRow(
@@ -113,26 +131,14 @@ class ScalerRollout:
             image_to=rollout.image_to,
             new=len(new),
             old=len(old),
+            booting=booting,
             protected=tuple(spared) if rollout.goes_on else (),
             max_surge=rollout.max_surge,
             pause_at=rollout.pause_at,
             judged=rollout.approved,
             started_at=rollout.started_at,
-            sentence=_sentence(rollout, len(new), len(new) + len(old), spared),
+            left_s=None if ahead is None else round(ahead[1], 1),
+            sentence=rollout_words.sentence(
+                self._fleet.service, rollout, len(new), len(old), booting, spared, ahead
+            ),
         )
-
-
-def _sentence(rollout: Rollout, new: int, all_: int, spared: list[str]) -> str:
-    done = f"{new} of {all_} replicas are of {rollout.image_to}"
-    match rollout.phase:
-        case Phase.DONE if rollout.image_to != rollout.configured:
-            return f"{done}; put image = {rollout.image_to} into the configuration"
-        case Phase.DONE:
-            return done
-        case Phase.RUNNING if rollout.tries:
-            return f"{done}, on trial"
-        case Phase.RUNNING if spared:
-            return f"{done}; protected: {', '.join(spared)}"
-        case Phase.RUNNING:
-            return done
-    return f"{done}: {rollout.why}"

@@ -440,8 +440,12 @@ class Balancer(FleetOrders):
         found.pool.remove(name)
 
     async def vms(self) -> list[VmRow]:
-        ours = [s for c in self.controllers.values() for s in c.fleet.statuses()]
-        return [*(rows.vm_row(status) for status in ours), *self._strays.rows()]
+        ours = [
+            rows.vm_row(status, scaler.image_names.get(status.generation))
+            for scaler in self._scalers.values()
+            for status in scaler.fleet.statuses()
+        ]
+        return [*ours, *self._strays.rows()]
 
     async def hosts(self) -> list[HostRow]:
         return self._hosts.rows(self.controllers)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+
+TEARDOWN_S = 300.0
+TERMINAL = pytest.StashKey[int]()
 
 # No deadlines: the machine may be busy. HYPOTHESIS_PROFILE=deep looks ten times as far.
 settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +26,22 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Serving runs on uvloop, so the tests do."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        config.stash[TERMINAL] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """The time limit ends with a test's failure: what hangs in its clean-up would hang for ever."""
+    faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=item.config.stash[TERMINAL])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)

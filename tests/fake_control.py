@@ -69,6 +69,7 @@ ROLLOUT = RolloutRow(
     judged=True,
     started_at=1000.0,
     sentence="1 of 4 replicas are of next",
+    booting=2,
 )
 
 
@@ -151,7 +152,7 @@ class FakeControl:
     async def order_rollout(self, service: str, order: RolloutOrder) -> RolloutRow:
         self._pool(service)
         if order.image == "missing":
-            raise RefusedError("no image 'missing': run `lbctl image build`")
+            raise RefusedError("there is no image 'missing'")
         self.rollout_orders.append((service, order))
         return replace(ROLLOUT, service=service)
 

@@ -6,10 +6,11 @@ from bisect import bisect_left
 from dataclasses import replace
 from typing import Any
 
+from autoscale.host import ImageUnavailable
 from autoscale.model import Answers
 from autoscale.rollout import Rollout
 from autoscale.rules import Mode, Override, Rules
-from autoscale.vm import VmShape
+from autoscale.vm import BootFiles, VmShape
 from lb.latency import BOUNDS_S
 from tests.world import FILES, World, rules, shape
 
@@ -33,10 +34,17 @@ class RolloutWorld(World):
         """By generation, the share of requests that fail."""
         self.seconds: dict[str, float] = {}
         """By generation, how long an answer takes; 0.05 where nothing is said."""
+        self.gone: set[str] = set()
+        """Images that were removed."""
         self.least = 99
         """The fewest that ever served since it was set."""
         super().__init__(wanted or fixed(3), vm=vm or shape(image="old"), **more)
         self.images = {"old": FILES, "new": replace(FILES, generation=NEW)}
+
+    def _files(self, image: str) -> BootFiles:
+        if image in self.gone:
+            raise ImageUnavailable(f"no image {image!r}")
+        return super()._files(image)
 
     async def tick(self) -> None:
         self._answer()

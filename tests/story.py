@@ -405,6 +405,10 @@ class Story(RuleBasedStateMachine):
             "weights": {d.weight for d in domains} <= {USUAL_WEIGHT},
             "roles": {n for n, role in roles.items() if role == "standby"} == asleep,
             "phases": phases <= {"serving"},
+            "standbys out of date": {
+                d.identity.generation for d in domains if d.identity and d.name in asleep
+            }
+            <= {world.boot_files().generation},
             "saved guests": not world.shape.snapshot or all(set(h.guests) == {key} for h in can),
         }
         return ", ".join(name for name, well in facts.items() if not well)

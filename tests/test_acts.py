@@ -10,9 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from autoscale.acts import Acts, Told
+from autoscale.acts import REHEARSALS, Acts, Told
 from autoscale.domain_xml import Identity
 from autoscale.host import HypervisorError, LimitUnsupported, PowerState, SnapshotUnusable
+from autoscale.model import VmState
 from autoscale.reserve import LOW_WEIGHT, USUAL_WEIGHT
 from autoscale.vm import COPIED, Role, Vm
 from tests.fakes import OURS, FakeClock, FakeHypervisor, Fault, Odd, Saved, Tasks
@@ -175,7 +176,7 @@ async def test_it_is_marked_before_it_is_suspended(desk: Desk) -> None:
     vm = await desk.started()
     vm.role = Role.STANDBY
     await desk.run(vm, desk.acts.rest(vm))
-    assert desk.asked() == ["set_identity", "suspend"]
+    assert desk.asked() == ["set_identity", "set_time", "suspend"]
     assert desk.words == ["rests"]
     identity = desk.host.domains["web-1"].identity
     assert identity is not None
@@ -185,7 +186,39 @@ async def test_it_is_marked_before_it_is_suspended(desk: Desk) -> None:
         "generation-1",
     )
     await desk.run(vm, desk.acts.rest(vm))
-    assert desk.asked()[2:] == ["suspend"], "its metadata says so already"
+    assert desk.asked()[3:] == ["set_time", "suspend"], "its metadata says so already"
+
+
+async def test_what_its_waking_will_do_is_done_before_it_sleeps(desk: Desk) -> None:
+    """The first time costs the most: an emulator translates what it has never run."""
+    vm = await desk.started(Role.STANDBY)
+    vm.address = AT
+    await desk.run(vm, desk.acts.rest(vm))
+    assert desk.words == [*[f"checked {AT}"] * REHEARSALS, "rests"]
+    assert desk.asked()[-3:] == ["set_time", "set_time", "suspend"]
+
+
+async def test_one_that_does_not_answer_is_not_asked_again(desk: Desk) -> None:
+    vm = await desk.started(Role.STANDBY)
+    vm.address = AT
+    desk.ready = False
+    await desk.run(vm, desk.acts.rest(vm))
+    assert desk.words == [f"checked {AT}", "rests"]
+
+
+@pytest.mark.parametrize("at", ["set_identity", "set_time", "suspend"])
+async def test_called_for_while_it_goes_to_rest_it_is_awake_in_the_end(desk: Desk, at: str) -> None:
+    vm = await desk.started()
+    vm.role, vm.address = Role.STANDBY, AT
+    desk.host.hold_calls(at)
+    desk.acts.do(vm, desk.acts.rest(vm), "suspend")
+    await desk.tasks.settle()
+    vm.role, vm.state = Role.REPLICA, VmState.STANDBY  # as the fleet has it then
+    desk.host.release_calls(at)
+    await desk.tasks.settle()
+    assert desk.words[-1] == "woken"
+    assert ("rests" in desk.words) == (at == "suspend")
+    assert desk.host.domains["web-1"].power is PowerState.RUNNING
 
 
 async def test_woken_is_told_once_it_runs_its_clock_is_set_and_it_can_be_reached(

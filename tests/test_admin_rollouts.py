@@ -59,7 +59,7 @@ def test_every_command_becomes_an_order(
 @pytest.mark.parametrize(
     ("words", "complaint", "code"),
     [
-        (("web", "--image", "missing"), "no image 'missing': run `lbctl image build`", 1),
+        (("web", "--image", "missing"), "there is no image 'missing'", 1),
         (("db",), "no service db; there are: web, api", 1),
         (("--image", "next"), "say which service: web, api", 2),
         (("web", "--max-surge", "0"), "0 is not in the range", 2),
@@ -87,8 +87,12 @@ def test_how_far_they_are(control: FakeControl) -> None:
     control.rollout_rows = [ROLLOUT]
     for words in (("status",), ("status", "web")):
         header, row = lbctl("rollout", *words).stdout.splitlines()
-        assert header.split() == ["SERVICE", "PHASE", "FROM", "TO", "NEW", "OLD", "SENTENCE"]
-        assert " ".join(row.split()) == ("web running webapp next 1 3 1 of 4 replicas are of next")
+        assert header.split() == [
+            "SERVICE", "PHASE", "FROM", "TO", "NEW", "OLD", "BOOTING", "SENTENCE",
+        ]  # fmt: skip
+        assert " ".join(row.split()) == (
+            "web running webapp next 1 3 2 1 of 4 replicas are of next"
+        )
     assert json.loads(lbctl("rollout", "status", "--json").stdout)[0]["judged"] is True
     assert lbctl("rollout", "pause").exit_code == 0, "there is only one that could be meant"
     assert control.rollout_orders == [("web", RolloutOrder("pause"))]
@@ -168,3 +172,13 @@ def test_a_change_is_read_strictly(body: Any) -> None:
 
 def test_each_of_a_beginning_may_be_left_out() -> None:
     assert beginning({}) == RolloutOrder("start")
+
+
+def test_the_size_says_which_image_holds(
+    control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(control.scale("web"), image="next", image_held="image next holds against webapp")
+    monkeypatch.setattr(control, "scale", lambda _service: row)
+    shown = lbctl("scale", "web").stdout.splitlines()[1]
+    assert shown.endswith(f"{row.sentence}; image next holds against webapp")
+    assert json.loads(lbctl("scale", "web", "--json").stdout)[0]["image"] == "next"

@@ -20,7 +20,7 @@ PURE = (
     "lb/outlier.py", "lb/sticky.py", "lb/cookies.py", "lb/headers.py", "lb/retry.py",
     "lb/proxy_protocol.py", "lb/compression.py", "lb/access_line.py",
     "lb/routes.py", "lb/config_changes.py", "lb/exchange.py", "lb/field_names.py",
-    "lb/scale_rules.py", "lb/decisions.py", "lb/sampling.py",
+    "lb/scale_rules.py", "lb/decisions.py", "lb/rollout_words.py", "lb/sampling.py",
     "lb/forwarded.py", "lb/trace.py", "lb/trust.py", "lb/adaptive.py", "lb/breaker.py",
     "lb/budget.py", "lb/rolling.py", "lb/turns.py", "lb/latency.py", "lb/errors.py",
     "lb/wire/chunked.py", "lb/wire/errors.py", "lb/wire/framing.py", "lb/wire/head.py",
@@ -31,7 +31,7 @@ PURE = (
     "autoscale/contention.py", "autoscale/activations.py", "autoscale/counters.py",
     "autoscale/launches.py", "autoscale/holder.py", "autoscale/limits.py", "autoscale/reserve.py",
     "autoscale/snapshots.py", "autoscale/canary.py", "autoscale/rollout.py",
-    "autoscale/turnover.py",
+    "autoscale/turnover.py", "autoscale/scene.py",
     "autoscale/rules.py", "autoscale/outlook.py", "autoscale/state.py", "autoscale/decision.py",
     "autoscale/pace.py", "autoscale/sustained.py", "autoscale/parts/reading.py",
     "autoscale/parts/capacity.py", "autoscale/parts/cpu.py", "autoscale/parts/concurrency.py",
@@ -58,6 +58,7 @@ MAY_KNOW_THE_REST = {
     "lb/overrides.py": "scaler's orders of operators, as the planner takes them",
     "lb/rollouts.py": "scaler's rollouts over a restart, as the fleet takes them",
     "lb/scaler_rollout.py": "scaler's orders of operators to the fleet's turnover",
+    "lb/rollout_words.py": "what scaler and rows say of the fleet's rollout",
     "lb/decisions.py": "scaler's log of what the planner decided",
     "lb/forecast_file.py": "scaler's memory of the planner's forecast",
     "lb/hosts.py": "service's connections to hypervisors",
@@ -68,6 +69,7 @@ MAY_KNOW_THE_REST = {
     "lb/cli.py": "the edge: calls the composition root",
     "lb/commands/": "cli's rooms, one a group of commands",
     "lb/rows.py": "service's rows: the fleet's values folded for admin API and metrics",
+    "lb/image_users.py": "looks at the images and at what lies over them, for the image command",
     "lb/doctor.py": "asks a hypervisor and the image how they are, without serving",
 }
 """Files of `lb` that may import more of our packages than `lb` and `autoscale.model`."""

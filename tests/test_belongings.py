@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoscale.belongings import Belongings, Prepared, free_port
+from autoscale.belongings import Belongings, Prepared, free_port, left_behind
 from autoscale.domain_xml import VmSpec
 from tests.test_overlays import SPEC
 from tests.test_volumes import INSTANCE, Conn, or_none
@@ -29,6 +29,16 @@ def kept(tmp_path: Path) -> Belongings:
 
 def files(home: Path) -> set[str]:
     return {str(path.relative_to(home)) for path in home.rglob("*") if not path.is_dir()}
+
+
+def test_the_room_that_is_left_is_that_under_the_home_folder(
+    kept: Belongings, tmp_path: Path
+) -> None:
+    assert kept.free_bytes() is None, "there is no such folder yet"
+    (tmp_path / "home").mkdir()
+    free = kept.free_bytes()
+    assert free is not None
+    assert free > 0
 
 
 def test_here_it_has_files_of_ours(kept: Belongings, tmp_path: Path, spec: VmSpec) -> None:
@@ -77,3 +87,18 @@ def test_what_a_run_before_left_is_swept_once(
 def test_a_free_port_can_be_bound() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
+
+
+def test_what_a_host_of_another_name_left_is_named_and_stays(tmp_path: Path) -> None:
+    assert left_behind(tmp_path, ["box"]) == ()
+    for folder in ("disks/box", "disks/old", "saved/old", "saved/empty", "console/old"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("disks/box/web-00000a", "disks/old/web-00000b", "saved/old/guest", "disks/file"):
+        (tmp_path / file).touch()
+    lines = left_behind(tmp_path, ["box"])
+    assert [line.split()[0] for line in lines] == [
+        str(tmp_path / "disks" / "old"),
+        str(tmp_path / "saved" / "old"),
+    ]
+    assert "belongs to the hypervisor old, which is not configured any more" in lines[0]
+    assert (tmp_path / "disks/old/web-00000b").exists()

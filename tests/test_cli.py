@@ -190,8 +190,24 @@ def test_launches_that_wait_say_where_until_when_and_why(monkeypatch: pytest.Mon
     }
     assert launches(row) == (
         "web, all: stopped until 2023-11-14T22:13:20, 5 failures in a row: no room;"
-        " web, on box: wait, one may be tried, 1 failure: no room"
+        " web, on box: wait, one may be tried, 1 failure"
     )
+
+
+def test_launches_that_wait_say_nothing_twice_and_fit_a_table() -> None:
+    on_box = pause("box", breaker="closed", until=None)
+    everywhere = pause(None, breaker="closed", until=None)
+    row = {"service": "web", "pauses": [everywhere]}
+    assert launches(row) == "all: wait, one may be tried, 1 failure: no room", "it has a column"
+    row = {"name": "box", "pauses": [on_box]}
+    assert launches(row) == "web: wait, one may be tried, 1 failure: no room"
+    whys = [f"box refuses {vm}: {'no room ' * 50}" for vm in ("web-3f09ac", "web-7c1b20")]
+    row = {"service": "web", "pauses": [{**on_box, "why": why} for why in whys]}
+    first, second = launches(row).split("; ")
+    assert first.startswith("on box: wait, one may be tried, 1 failure: no room no room")
+    assert first.endswith("…")
+    assert len(first) < 110
+    assert second == "on box: wait, one may be tried, 1 failure"
 
 
 # ── sizes and decisions ──────────────────────────────────────────────────────────────────────────

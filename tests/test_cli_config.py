@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import lb.config
 import lb.home
+from autoscale.rollout import Rollout
 from guest import image as guest_image
 from lb import figures
 from lb.admin.control import RefusedError
@@ -21,7 +23,7 @@ from lb.commands.config import to_toml
 from lb.config import parse_config
 from tests import cli_harness, disks
 from tests.cli_harness import lbctl, says
-from tests.fake_control import FakeControl
+from tests.fake_control import VM, FakeControl
 
 home, control = cli_harness.home, cli_harness.control
 
@@ -232,12 +234,29 @@ def test_an_own_image_is_added_listed_and_removed(home: Path, tmp_path: Path) ->
     file.write_bytes(b"KDMV" + bytes(508))
     assert "no: add again" in lbctl("image", "list").stdout
     assert "qemu-img convert" in says(lbctl("image", "add", "new", str(file)), 1)
-    assert lbctl("image", "remove", "cloud").exit_code == 0
+    file.unlink()
+    assert "no: its file is gone" in lbctl("image", "list").stdout
+    assert lbctl("image", "remove", "cloud").stdout == "image cloud is forgotten\n"
     assert "no image 'cloud'" in says(lbctl("image", "remove", "cloud"), 1)
     assert [one["name"] for one in json.loads(lbctl("image", "list", "--json").stdout)] == [
         "webapp"
     ]
-    assert file.exists()
+    rollout = Rollout("webapp", "webapp", "webapp", "c" * 64, 1.0)
+    (home / "rollouts.json").write_text(json.dumps({"web": asdict(rollout)}))
+    told = says(lbctl("image", "remove", "webapp"), 1)
+    assert "image 'webapp' is used by the rollout of web: --force removes it" in told
+    assert (home / "images" / "webapp").is_dir()
+    assert "are deleted" in lbctl("image", "remove", "webapp", "--force").stdout
+    assert not (home / "images" / "webapp").exists()
+
+
+def test_an_image_that_a_vm_runs_is_kept(home: Path, control: FakeControl) -> None:
+    make_image(home)
+    control.vm_rows = [replace(VM, image="c" * 12, image_name="webapp")]
+    told = says(lbctl("image", "remove", "webapp"), 1)
+    assert f"image 'webapp' is used by VM {VM.name}: --force removes it" in told
+    control.vm_rows = []
+    assert lbctl("image", "remove", "webapp").exit_code == 0
 
 
 def test_an_image_that_cannot_be_built_is_one_line(

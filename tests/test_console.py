@@ -56,3 +56,12 @@ def test_libvirts_own_log_of_a_machine_goes_with_its_console_and_no_other(tmp_pa
     assert {path.stem for path in logs.iterdir()} == {"web-2", "database"}
     Consoles(tmp_path / "console", "a", logs).sweep(())
     assert {path.stem for path in logs.iterdir()} == {"database"}
+
+
+def test_logs_that_an_earlier_release_let_lie_go_and_nobody_elses(tmp_path: Path) -> None:
+    logs = tmp_path / "log"
+    logs.mkdir()
+    for vm in ("web-0a1b2c", "web-3d4e5f", "database", "web-backup"):
+        (logs / f"{vm}.log").write_text("x")
+    Consoles(tmp_path / "console", "a", logs).sweep({"web-3d4e5f"})
+    assert {path.stem for path in logs.iterdir()} == {"web-3d4e5f", "database", "web-backup"}

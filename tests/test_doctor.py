@@ -6,15 +6,17 @@ import asyncio
 import json
 import platform
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from autoscale.rollout import Phase, Rollout
 from guest.own.image import add
 from lb import doctor
 from lb.config import Config, HypervisorConfig, parse_config
 from lb.doctor import Check, HostFacts
+from lb.rollouts import FILE, Rollouts
 from tests import disks
 
 CONFIG = Config()
@@ -29,6 +31,7 @@ class Facts:
     cores: int = 2
     libvirt_version: str = "9.0.0"
     cpu_limits: bool = True
+    memory_bytes: int = 8 << 30
 
 
 def opens(facts: Facts) -> doctor.OpenHost:
@@ -187,6 +190,37 @@ def test_a_disk_that_fills_up(tmp_path: Path, free: int, verdict: str) -> None:
     assert doctor.check_disk(tmp_path / "not made").finding.endswith("GB free")
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "hosts", "verdict"),
+    [
+        (1024, [8 << 30], "ok"),  # 5 replicas, 2 standbys, 1 more
+        (1025, [8 << 30], "warn"),
+        (1025, [4 << 30, 5 << 30], "ok"),
+        (2048, [1 << 30] * 16, "warn"),  # no host has room for a single one
+        (1_000_000, [8 << 30], "warn"),
+    ],
+)
+def test_more_memory_than_there_is_is_warned_of(
+    memory_mib: int, hosts: list[int], verdict: str
+) -> None:
+    service = {"vm": {"memory_mib": memory_mib}, "scale": {"max": 5, "standby": 2}}
+    config = parse_config({"service": {"web": service}})
+    check = doctor.check_memory(config, hosts)
+    assert (check.name, check.verdict) == ("memory", verdict)
+    assert f"web may have 8 VMs of {memory_mib} MiB" in check.finding
+    assert bool(check.fix) == (verdict == "warn")
+
+
+async def test_memory_is_judged_where_every_hypervisor_answers(tmp_path: Path) -> None:
+    async def checked(open_host: doctor.OpenHost) -> str | None:
+        found = await doctor.checks(CONFIG, tmp_path, open_host=open_host, is_serving=lambda: False)
+        return verdicts(found).get("memory")
+
+    assert await checked(opens(Facts())) == "ok"
+    assert await checked(opens(Facts(memory_bytes=1 << 20))) == "warn"
+    assert await checked(fails(OSError("no libvirtd"))) is None
+
+
 # ── images of one's own ──────────────────────────────────────────────────────────────────────────
 
 
@@ -217,6 +251,10 @@ def test_an_own_image_is_looked_at_as_before_a_boot(tmp_path: Path, cloud: Path)
         f"image 'cloud': {cloud} has changed since it was added",
     )
     assert check.fix == f"run `lbctl image add cloud {cloud} --force`"
+    cloud.unlink()
+    check = check_cloud(tmp_path)
+    assert check.finding == f"image 'cloud': {cloud} is not there"
+    assert check.fix == "put it back, or run `lbctl image add cloud FILE --force` with another"
 
 
 def test_an_image_that_another_user_cannot_read_matters_to_a_daemon(
@@ -228,3 +266,33 @@ def test_an_image_that_another_user_cannot_read_matters_to_a_daemon(
     assert check.verdict == "fail"
     assert "not readable for others" in check.finding
     assert check.fix == f"chmod o+r {cloud}"
+
+
+# ── images that a rollout gave ───────────────────────────────────────────────────────────────────
+
+
+async def test_the_image_that_a_rollout_holds_is_looked_at_too(tmp_path: Path, cloud: Path) -> None:
+    config = parse_config({"service": {"web": {"vm": {"image": "cloud"}}}})
+    rollouts = Rollouts(tmp_path / FILE)
+
+    async def checked(rollout: Rollout) -> list[Check]:
+        rollouts.put("web", rollout)
+        await rollouts.save()
+        return list(doctor.check_images(config, tmp_path))
+
+    failed = Rollout("cloud", "other", "next", "checksum", 1.7e9, phase=Phase.FAILED)
+    cloud_check, other = await checked(failed)
+    assert (cloud_check.name, cloud_check.verdict) == ("image cloud", "ok")
+    assert other == Check(
+        "image other",
+        "fail",
+        "image 'other', which a rollout gave `web`, is gone",
+        "run `lbctl rollout web --image cloud`, or build it again",
+    )
+    running = replace(failed, phase=Phase.RUNNING)
+    assert verdicts(await checked(running)).keys() == {"image cloud", "image other", "image next"}
+    add("other", cloud, tmp_path, lambda _what, _done: None)
+    _, other = await checked(failed)
+    assert (other.verdict, other.fix) == ("ok", "")
+    assert other.finding.endswith("; a rollout gave it `web`")
+    assert len(await checked(replace(failed, configured="webapp"))) == 1, "it is forgotten"

@@ -157,6 +157,7 @@ identities = st.builds(
     created_at=st.floats(0, 4e9),
     host_port=st.integers(0, 65535),
     phase=st.sampled_from(["serving", "draining"]),
+    path=st.sampled_from(["cold", "snapshot", "standby"]),
 )
 
 
@@ -167,6 +168,13 @@ def test_an_identity_survives_both_ways_into_libvirt(identity: Identity) -> None
     assert parse_identity(domain_xml(spec, USER)) == identity
     assert parse_identity(identity_xml(identity)) == identity
     assert parse_identity(ET.tostring(identity_element(identity), encoding="unicode")) == identity
+
+
+def test_what_an_earlier_version_did_not_say_of_how_it_came_is_taken_for_a_boot() -> None:
+    element = identity_element(IDENTITY.with_path("snapshot"))
+    assert parse_identity(ET.tostring(element, encoding="unicode")).path == "snapshot"
+    del element.attrib["path"]
+    assert parse_identity(ET.tostring(element, encoding="unicode")).path == "cold"
 
 
 @given(words, words)

@@ -390,6 +390,25 @@ async def test_a_successor_takes_over_what_its_predecessor_left() -> None:
     assert world.boots == [(Path.COLD, 10.0)] * 2, "an adoption is no boot"
 
 
+async def test_what_is_told_of_an_adopted_one_is_what_its_metadata_knows() -> None:
+    world = World(rules(high=1))
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    (name,) = world.fleet.ready_names()
+    born = world.clock.now() - world.fleet.statuses()[0].age_s
+    await world.run(300)
+    world.notes.clear()
+    await world.restart()
+    await world.until(lambda: world.fleet.counts().ready == 1)
+    age = world.clock.now() - born
+    (ready,) = [note for note in world.notes if note.kind == "vm.ready"]
+    assert ready.message.startswith(f"adopted: {name} serves at 127.0.0.1:")
+    assert ready.message.endswith(f", {age:.0f} s old (cold)")
+    assert "seconds" not in ready.data, "how long it took, its predecessor knew"
+    (status,) = world.fleet.statuses()
+    assert status.age_s == pytest.approx(age, abs=0.01)
+    assert status.age_s > 300
+
+
 async def test_a_successor_does_not_bring_back_who_was_leaving() -> None:
     world = World(rules(low=2))
     await world.until(lambda: world.fleet.counts().ready == 2)

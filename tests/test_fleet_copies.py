@@ -353,6 +353,8 @@ async def test_a_copy_that_never_answers_speaks_against_what_it_is_a_copy_of(how
     await world.run(15)
     world.deaf = False
     assert name not in world.told(JOIN)
+    if how != "crashes":
+        assert world.reasons("vm.failed") == [Reason.BOOT_TIMEOUT], "its address is not to blame"
     assert len(world.host.asked("restore")) == 1
     await world.until(lambda: world.fleet.counts().ready == 2, at_most_s=30)
     assert world.boots[-1][0] is Path.COLD
@@ -393,11 +395,36 @@ async def test_killed_before_a_copy_was_introduced_its_successor_does_that() -> 
     world.deaf = False
     world.rules = rules(2, 2)
     await world.restart()
+    await world.tick()
+    found = world.fleet.get(name)
+    assert found is not None
+    assert found.path is Path.SNAPSHOT, "it stands in its metadata from the beginning"
     for _ in range(4):
         await world.run(1)
         assert strangers(world) == []
     assert name in world.fleet.ready_names()
     assert len(world.host.asked("restore")) == 1
+
+
+async def test_a_successor_knows_a_copy_for_one() -> None:
+    """One that serves, and one on standby."""
+    world = await with_saved()
+    want(world, 2)
+    await world.run(6)
+    world.reload(standby=1)
+    await world.until(lambda: any(v.state is VmState.STANDBY for v in all_of(world, Role.STANDBY)))
+    before = {status.name: status.path for status in world.fleet.statuses()}
+    assert sorted(before.values()) == [Path.COLD, Path.SNAPSHOT, Path.SNAPSHOT]
+    world.rules = rules(2, 2)
+    world.notes.clear()
+    await world.restart()
+    await world.until(lambda: world.fleet.counts().ready == 2)
+    assert {status.name: status.path for status in world.fleet.statuses()} == before
+    told = {note.subject: note for note in world.notes if note.kind == "vm.ready"}
+    assert {name: note.data["path"] for name, note in told.items()} == {
+        name: before[name].value for name in world.fleet.ready_names()
+    }
+    assert len(world.boots) == 2, "an adoption is no activation, by whichever path"
 
 
 async def test_a_copy_that_is_found_suspended_is_given_up() -> None:

@@ -158,6 +158,7 @@ async def test_a_standby_wakes_at_the_decision_and_serves_at_once() -> None:
     identity = domain_of(world, vm.name).identity
     assert identity is not None
     assert identity.role == "replica", "a successor shall not put it to sleep"
+    assert identity.path == "standby", "and shall know how it came"
     await filled(world, 2, 1)
     assert asleep(world) != [vm], "and the reserve is filled again"
 

@@ -10,6 +10,7 @@ from autoscale.holder import (
     Process,
     Record,
     Watched,
+    foreign_words,
     held_words,
     holder_xml,
     is_gone,
@@ -44,11 +45,14 @@ def test_it_is_called_by_the_instance_and_nobody_takes_it_for_a_machine_of_ours(
     assert "urn:lbctl:replica" not in holder_xml("ours", Record(UUID, US, 1.0, 1), "qemu")
 
 
-def test_one_that_somebody_else_made_says_nothing_and_is_read_all_the_same() -> None:
-    record = parse(f"<domain><name>lbctl-holder-1</name><uuid>{UUID}</uuid></domain>")
-    assert record == Record(UUID, Process("an unknown machine", 0), 0.0, 0)
+def test_what_cannot_be_read_says_nothing_and_what_is_none_of_ours_is_told_apart() -> None:
     odd = "<holder xmlns='urn:lbctl:holder:1' pid='x' beat='' since='soon'/>"
-    assert parse(f"<domain><metadata>{odd}</metadata></domain>").since == 0.0
+    record = parse(f"<domain><uuid>{UUID}</uuid><metadata>{odd}</metadata></domain>")
+    assert record == Record(UUID, Process("an unknown machine", 0), 0.0, 0)
+    assert parse(f"<domain><name>lbctl-holder-1</name><uuid>{UUID}</uuid></domain>") is None
+    said = foreign_words("box", "0123456789abcdef")
+    assert "box: a domain lbctl-holder-01234567 is there that lbctl did not define" in said
+    assert "rename or undefine it" in said
 
 
 def test_a_beat_that_does_not_change_for_half_a_minute_is_gone() -> None:

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscale.domain_xml import Identity, VmSpec
+from autoscale.backoff import Reconnect
+from autoscale.domain_xml import DomainXmlError, Identity, VmSpec
 from autoscale.host import (
     DiskFull,
     DomainRefused,
@@ -575,6 +576,62 @@ async def test_a_connection_opened_while_closing_is_let_go_again(tmp_path: Path)
     await host.close()
 
 
+async def test_whatever_is_opened_is_closed_and_hears_of_nothing_afterwards(
+    host: LibvirtHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt closes no connection that has a callback: it would keep its socket, and go on
+    telling of every change, once more with each time a host was lost or asked who acts there."""
+    closed: list[int] = []
+
+    class Connected(libvirt.virConnect):  # type: ignore[misc]
+        alive = True
+
+        def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
+            return self.alive
+
+        def close(self) -> int:
+            closed.append(super().close())  # how many still refer to it
+            return closed[-1]
+
+    def open_another(uri: str) -> Any:
+        really = connect(uri)
+        conn = Connected(_obj=really._o)
+        really._o = None
+        return conn
+
+    connect, really_describe = libvirt.open, host._describe
+    monkeypatch.setattr("libvirt.open", open_another)
+    heard: list[str] = []
+    host.on_change(heard.append)
+    await host._run(lambda: host._let_go(host._conn))
+    host._conn = None
+    for _ in range(3):
+        await host.observe()
+        host._conn.alive = False
+    assert closed == [0, 0]
+
+    def fails(_conn: Any) -> Any:
+        raise DomainXmlError("what a host says of itself is not XML")
+
+    monkeypatch.setattr(host, "_describe", fails)
+    with pytest.raises(HypervisorError):
+        await host.observe()
+    assert closed == [0, 0, 0, 0]
+    monkeypatch.setattr(host, "_describe", really_describe)
+    host._retry = Reconnect()
+    await host.create(spec())
+    async with asyncio.timeout(20):
+        while not heard:  # noqa: ASYNC110 - libvirt's thread sets no event
+            await asyncio.sleep(0.01)
+    await host.destroy("web-000001")
+    async with asyncio.timeout(20):
+        while len(heard) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    assert heard == ["web-000001", "web-000001"], "a start and an end, once each"
+    await host.close()
+    assert closed == [0] * 5
+
+
 async def test_two_services_that_open_one_host_share_its_connection(
     host: LibvirtHypervisor,
 ) -> None:
@@ -701,7 +758,7 @@ async def test_a_successor_keeps_what_a_vm_that_is_there_writes_to(tmp_path: Pat
     first._local_files = True
     await first.open()
     await first.create(own(tmp_path, "web-adopted-1", 11))
-    for name in ("web-gone", "web-gone.TRANSIENT-web-gone"):
+    for name in ("web-00000b.iso", "web-00000b.TRANSIENT-web-00000b"):
         (tmp_path / "disks" / "local" / name).touch()
     successor = make(tmp_path, "test:///default")
     successor._local_files = True

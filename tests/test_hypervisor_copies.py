@@ -347,6 +347,30 @@ async def test_a_disk_without_room_for_the_copy_says_nothing_of_the_file(
     assert await host.saved() == {"k1"}
 
 
+@pytest.mark.parametrize(
+    ("words", "free", "kind"),
+    [
+        ("internal error: failed to write master key file for domain 7", 1 << 30, DiskFull),
+        ("internal error: process ended", 0, DiskFull),
+        ("internal error: process ended", 1 << 30, SnapshotUnusable),
+    ],
+)
+async def test_a_full_disk_that_libvirt_does_not_name_says_nothing_of_the_file(
+    both: tuple[LibvirtHypervisor, Scripted],
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    free: int,
+    kind: type[DomainRefused],
+) -> None:
+    host, script = both
+    await host.save("web-saved", "k1")
+    monkeypatch.setattr(host._belongings, "free_bytes", lambda: free)
+    script.errors = [error(1, words)]
+    with pytest.raises(kind):
+        await host.restore(spec("web-b"), "k1")
+    assert await host.saved() == ({"k1"} if kind is DiskFull else frozenset())
+
+
 async def test_a_lost_connection_says_nothing_of_the_file(
     both: tuple[LibvirtHypervisor, Scripted],
 ) -> None:

@@ -63,6 +63,15 @@ def test_every_promised_name_is_there_before_anything_happened() -> None:
     assert set(scrape(metrics)) >= PROMISED
 
 
+def test_what_a_gauge_of_replicas_is_stands_beside_it_in_words() -> None:
+    metrics, _, _ = make()
+    families = text_string_to_metric_families(metrics.render()[0].decode())
+    helps = {f.name: f.documentation for f in families if f.name.startswith("autoscaler_")}
+    told = [text for name, text in helps.items() if name.endswith("_replicas")]
+    assert min(len(text.split()) for text in told) >= 5
+    assert len(set(told)) == len(told)
+
+
 def test_requests_are_counted_by_method_and_code() -> None:
     metrics, _, counters = make()
     counters.finished("GET", 200, 0.02, 100.0)

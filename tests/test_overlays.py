@@ -63,12 +63,30 @@ def test_what_a_crash_left_does_not_keep_a_vm_from_starting(tmp_path: Path, spec
 
 def test_a_sweep_leaves_those_that_are_there_or_being_started(tmp_path: Path, spec: VmSpec) -> None:
     before = Overlays(tmp_path / "disks")
-    for name in ("web-there", "web-gone"):
+    for name in ("web-00000a", "web-00000b"):
         before.prepare(replace(spec, name=name))
-    (tmp_path / "disks" / "web-gone.TRANSIENT-web-gone").touch()
+    (tmp_path / "disks" / "web-00000b.TRANSIENT-web-00000b").touch()
     overlays = Overlays(tmp_path / "disks")
-    overlays.prepare(replace(spec, name="web-new"))
-    overlays.sweep({"web-there", "database"})
+    overlays.prepare(replace(spec, name="web-00000c"))
+    overlays.sweep({"web-00000a", "database"})
     left = {path.name for path in (tmp_path / "disks").iterdir()}
-    assert left == {"web-there", "web-there.iso", "web-new", "web-new.iso"}
+    assert left == {"web-00000a", "web-00000a.iso", "web-00000c", "web-00000c.iso"}
     Overlays(tmp_path / "nothing").sweep(())
+
+
+def test_a_sweep_touches_nothing_that_has_not_the_form_of_ours(
+    tmp_path: Path, spec: VmSpec
+) -> None:
+    folder = tmp_path / "disks"
+    Overlays(folder).prepare(replace(spec, name="web-00000b"))
+    theirs = ("backup", "backup.iso", "web-00000d", "web-00000b.qcow2", "debian-12.iso")
+    for name in (*theirs, "web-00000b.TRANSIENT-web-00000d"):
+        (folder / name).write_bytes(b"somebody's")
+    (folder / "web-00000e.iso").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(folder)
+    before = set(folder.iterdir())
+    Overlays(elsewhere).sweep(())
+    assert set(folder.iterdir()) == before
+    Overlays(folder).sweep(())
+    assert before - set(folder.iterdir()) == {folder / "web-00000b", folder / "web-00000b.iso"}

@@ -98,8 +98,18 @@ def test_a_file_that_changed_or_went_says_how_to_add_it_anew(
     assert isinstance(listed, OwnImage), "it is listed all the same"
     assert listed.trouble() == str(caught.value)
     file.unlink()
-    with pytest.raises(ImageError, match="is not there"):
+    with pytest.raises(ImageError) as caught:
         find(home, "cloud")
+    assert str(caught.value) == (
+        f"image 'cloud': {file} is not there: put it back, or run"
+        " `lbctl image add cloud FILE --force` with another"
+    ), "what is gone cannot be added"
+
+
+@pytest.mark.parametrize("url", ["https://cloud.debian.org/a.qcow2", "file:///a.qcow2"])
+def test_a_url_is_to_be_downloaded_first(home: Path, url: str) -> None:
+    with pytest.raises(ImageError, match="not a URL: download it first"):
+        add("cloud", Path(url), home, quiet)
 
 
 def test_a_name_is_taken_until_it_is_forced(home: Path, file: Path, tmp_path: Path) -> None:
@@ -154,8 +164,9 @@ def test_an_image_that_is_nowhere_says_so(home: Path) -> None:
 def test_forgetting_leaves_the_file(home: Path, file: Path) -> None:
     add("cloud", file, home, quiet)
     build(home, "webapp")
-    remove(home, "cloud")
-    remove(home, "webapp")
+    assert remove(home, "cloud") == f"image cloud is forgotten; {file} stays where it is"
+    folder = home / "images" / "webapp"
+    assert remove(home, "webapp") == f"image webapp and its files in {folder} are deleted"
     assert file.exists()
     assert list((home / "images").iterdir()) == []
 

@@ -101,6 +101,33 @@ async def test_a_body_cut_short_never_ends_cleanly(script: Script, reason: str) 
             assert proxy.counters.upstream_errors == {reason: 1}
 
 
+@pytest.mark.parametrize("then", ["close", "reset"])
+async def test_a_small_answer_that_breaks_off_after_its_head_is_asked_of_another(then: str) -> None:
+    """As where a machine dies between the two."""
+    dying = send(LENGTH_10, b"12345", then=then)
+    async with FakeBackend() as alive, FakeBackend(dying) as dead, proxied(dead, alive) as proxy:
+        for _ in range(4):
+            assert (await proxy.get()).status == 200
+        assert proxy.codes() == {200: 4}
+        assert proxy.counters.retries["body_cut"] >= 1
+
+
+async def test_with_nobody_else_to_ask_it_is_a_plain_502() -> None:
+    dying = send(LENGTH_10, b"12345", then="close")
+    async with one(dying) as (proxy, backend):
+        answer = await proxy.get()
+        assert (answer.status, reason_of(answer.body)) == (502, "body_cut")
+        assert len(backend.seen) == 2, "the only one is asked once more"
+
+
+async def test_a_post_whose_answer_breaks_off_is_not_sent_again() -> None:
+    async with one(send(LENGTH_10, b"12345", then="close")) as (proxy, backend):
+        async with proxy.client() as client:
+            await client.request("POST", "/", "Content-Length: 3", body=b"abc")
+            assert (await client.answer()).status == 502
+        assert len(backend.seen) == 1
+
+
 async def test_a_refused_connection_is_tried_on_another_backend() -> None:
     async with FakeBackend() as alive, proxied(refused_address(), alive) as proxy:
         for _ in range(6):

@@ -1,7 +1,9 @@
-"""Rollouts whatever happens: images that are no good, crashes, orders, load, lifetimes, restarts.
+"""Rollouts whatever happens: images that are no good or gone, crashes, orders, load or none,
+lifetimes, silent hosts, protected ones, restarts.
 
 After every step: no more machines of ours than max + standby + 1; the pool was told of each in
-order; nobody was drained for a rollout who was needed. Once the hosts do as they are told and an
+order; nobody was drained for a rollout who was needed, nor for one that is worse; a restart wants
+no more than before. Once the hosts do as they are told and an
 operator lets it go on, the rollout ends, and every replica is of one image.
 """
 
@@ -23,34 +25,66 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from autoscale.model import EventKind, Reason, ScaleEvent
-from autoscale.rollout import ImpossibleStep
+from autoscale.model import EventKind, Reason, ScaleEvent, VmState
+from autoscale.rollout import ImpossibleStep, Phase
+from autoscale.rules import Rules
+from autoscale.vm import Vm
 from tests.fakes import Fault
 from tests.rollouts import NEW, RolloutWorld, fixed
-from tests.world import shape
+from tests.world import rules, shape
 
 MAX = 3
-IN_ORDER = re.compile(r"(J+(DJ+)*D?L)*(J+(DJ+)*D?)?D?")
+IN_ORDER = re.compile(r"(J+(D+J+)*D*L)*(J+(D+J+)*)?D*")
 FOR_A_TURN = (Reason.ROLLOUT, Reason.ROLLBACK, Reason.MAX_LIFETIME)
 
 
 class WatchedWorld(RolloutWorld):
-    """Notes whoever is drained for a turnover although he is needed."""
+    """Notes whoever is drained although he is needed, or cannot be told; and the most machines."""
 
-    def __init__(self, wanted: int, standby: int, lifetime_s: float | None) -> None:
-        self.needed_and_drained: list[str] = []
+    def __init__(
+        self, wanted: Rules, standby: int, lifetime_s: float | None, hosts: tuple[str, ...]
+    ) -> None:
+        self.wrongly_drained: list[tuple[str, str]] = []
+        self.most = 0
+        self.asked_s = 0
+        """So long requests have come, and somebody was there for them."""
         vm = shape(image="old", standby=standby, max_lifetime_s=lifetime_s)
-        super().__init__(fixed(wanted, high=MAX), vm=vm)
+        super().__init__(wanted, vm=vm, hosts=hosts)
+
+    async def tick(self) -> None:
+        self.asked_s = self.asked_s + 1 if self.arrivals and self.pool.available else 0
+        await super().tick()
+        self.most = max(self.most, len(self.domains()))
 
     def _emit(self, event: ScaleEvent) -> None:
         serving = {backend.name for backend in self.pool.available}
-        if event.kind is EventKind.DRAIN and event.reason in FOR_A_TURN:
-            left = serving - {event.backend}
-            override = self.rules.override
-            assert override is not None
-            if event.backend in serving and len(left) < (override.to or 0):
-                self.needed_and_drained.append(event.backend)
+        if event.kind is EventKind.DRAIN and (why := self._why_wrong(event, serving)):
+            self.wrongly_drained.append((event.backend, why))
         super()._emit(event)
+
+    def _why_wrong(self, event: ScaleEvent, serving: set[str]) -> str:
+        vm, rollout = self.fleet.get(event.backend), self.fleet.turnover.rollout
+        assert vm is not None
+        desired, left = self.decision.desired, serving - {event.backend}
+        if event.reason in FOR_A_TURN:
+            if event.backend in serving and len(left) < desired:
+                return "he was needed"
+            if self.hosts[vm.host].unreachable:
+                return "his host does not answer"
+        ordered = self.controller.rules.override is not None
+        if not ordered and not left and event.backend in serving and self.asked_s > 2:
+            return "he was the last, and requests come"
+        if rollout is not None and rollout.phase is Phase.ROLLING_BACK:
+            alive = [vm for vm in self.vms() if vm.serves_or_will]
+            good = sum(vm.generation != rollout.generation for vm in alive)
+            spared = sum(vm.protected and vm.generation == rollout.generation for vm in alive)
+            if vm.generation != rollout.generation and good < desired <= MAX - spared:
+                return "he is good, and went for one that is not"
+        return ""
+
+    def vms(self) -> list[Vm]:
+        found = (self.fleet.get(status.name) for status in self.fleet.statuses())
+        return [vm for vm in found if vm is not None]
 
 
 class AnyRollout(RuleBasedStateMachine):
@@ -59,13 +93,23 @@ class AnyRollout(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
 
     @initialize(
-        wanted=st.integers(0, MAX),
+        wanted=st.one_of(st.none(), st.integers(0, MAX)),
         standby=st.integers(0, 1),
         lifetime_s=st.sampled_from([None, 90]),
-        surge=st.integers(0, 2),
+        surge=st.integers(0, 5),
+        hosts=st.sampled_from([("a",), ("a", "b")]),
     )
-    def begin(self, wanted: int, standby: int, lifetime_s: float | None, surge: int) -> None:
-        self.world = WatchedWorld(wanted, standby, lifetime_s)
+    def begin(
+        self,
+        wanted: int | None,
+        standby: int,
+        lifetime_s: float | None,
+        surge: int,
+        hosts: tuple[str, ...],
+    ) -> None:
+        """`wanted`: by an order; None: the planner decides, and may want nobody."""
+        orders = rules(0, MAX) if wanted is None else fixed(wanted, high=MAX)
+        self.world = WatchedWorld(orders, standby, lifetime_s, hosts)
         self.standby = standby
         self.go(15)
         if surge:
@@ -82,8 +126,7 @@ class AnyRollout(RuleBasedStateMachine):
 
     @rule(surge=st.integers(1, 2), pause_at=st.sampled_from([None, 0.3, 0.7]))
     def a_rollout_begins(self, surge: int, pause_at: float | None) -> None:
-        rollout = self.world.fleet.turnover.rollout
-        if rollout is None or not rollout.goes_on:
+        if self.world.fleet.turnover.replaceable:
             image = "old" if self.world.standing == "new" else "new"
             self.world.begin(image, max_surge=surge, pause_at=pause_at)
         self.go(2)
@@ -101,38 +144,71 @@ class AnyRollout(RuleBasedStateMachine):
 
     @rule(fault=st.sampled_from([None, *Fault]))
     def the_new_image_starts_so(self, fault: Fault | None) -> None:
-        self.world.host.broken = {} if fault is None else {NEW: fault}
+        for host in self.world.hosts.values():
+            host.broken = {} if fault is None else {NEW: fault}
         self.go(3)
 
     @rule(fault=st.sampled_from(list(Fault)), times=st.integers(1, 2))
     def starts_go_wrong(self, fault: Fault, times: int) -> None:
         self.world.host.next_create(fault, times)
 
+    @rule(image=st.sampled_from(["old", "new"]), gone=st.booleans())
+    def an_image_is_removed_or_comes_back(self, image: str, gone: bool) -> None:
+        (self.world.gone.add if gone else self.world.gone.discard)(image)
+        self.go(3)
+
+    @precondition(lambda self: len(self.world.hosts) > 1)
+    @rule(which=st.sampled_from(["a", "b"]), silent=st.booleans())
+    def a_host_falls_silent_or_answers_again(self, which: str, silent: bool) -> None:
+        self.world.hosts[which].unreachable = silent
+        self.go(3)
+
     @rule(wanted=st.integers(0, MAX))
     def the_load_changes(self, wanted: int) -> None:
-        self.world.controller.rules = self.world.rules = fixed(wanted, high=MAX)
+        if self.world.rules.override is not None:
+            self.world.controller.rules = self.world.rules = fixed(wanted, high=MAX)
+        self.world.demand = 0.5 * wanted
         self.go(4)
 
     @rule(rate=st.sampled_from([0.0, 5.0, 60.0]))
     def requests_come(self, rate: float) -> None:
-        self.world.rate = rate
+        self.world.rate = self.world.arrivals = rate
+        self.go(2)
 
     @precondition(lambda self: self.world.domains())
     @rule(which=st.integers(0, 9), leaves=st.booleans())
     def one_crashes(self, which: int, leaves: bool) -> None:
         domains = self.world.domains()
-        self.world.host.crash(domains[which % len(domains)].name, leaves=leaves)
+        name = domains[which % len(domains)].name
+        next(h for h in self.world.hosts.values() if name in h.domains).crash(name, leaves=leaves)
         self.go(2)
 
-    @precondition(lambda self: self.world.fleet.statuses())
     @rule(which=st.integers(0, 9), protected=st.booleans())
     def one_is_protected(self, which: int, protected: bool) -> None:
-        statuses = self.world.fleet.statuses()
-        self.runner.run(self.protect(statuses[which % len(statuses)].name, protected))
+        replicas = [vm for vm in self.world.vms() if vm.serves_or_will]
+        if replicas:
+            vm = replicas[which % len(replicas)]
+            self.runner.run(self.protect(vm.name, protected))
         self.go(1)
 
     async def protect(self, name: str, protected: bool) -> None:
         self.world.fleet.protect(name, protected)
+
+    @precondition(lambda self: self.world.phase == "running")
+    @rule(spared=st.booleans(), silent=st.booleans())
+    def an_operator_takes_it_back(self, spared: bool, silent: bool) -> None:
+        """With a new one that he protects, or with a host that does not answer."""
+        self.go(15)
+        new = [vm for vm in self.world.vms() if self.world.fleet.turnover.is_new(vm)]
+        if spared and new and new[0].serves_or_will:
+            self.runner.run(self.protect(new[0].name, True))
+        if silent and new:
+            others = [host for host in self.world.hosts if host != new[0].host]
+            for name in others:
+                self.world.hosts[name].unreachable = True
+        with contextlib.suppress(ImpossibleStep):
+            self.world.fleet.turnover.undo()
+        self.go(20)
 
     @precondition(lambda self: len(self.world.pool.available) > 1)
     @rule()
@@ -145,20 +221,42 @@ class AnyRollout(RuleBasedStateMachine):
 
     @rule()
     def the_process_is_killed(self) -> None:
+        before, all_ = self.world.decisions[-1].desired, self.world.vms()
+        still = all(vm.state in (VmState.READY, VmState.STANDBY) for vm in all_)
+        spared = any(vm.protected for vm in all_)
+        answers = not any(host.unreachable for host in self.world.hosts.values())
+        decided = len(self.world.decisions)
         self.runner.run(self.world.restart())
         self.go(1)
+        if still and answers and not spared and len(self.world.decisions) > decided:
+            assert self.world.decisions[decided].current <= before, "one more by a restart"
 
     # --- what must hold
 
     @invariant()
     def never_too_many(self) -> None:
         if hasattr(self, "world"):
-            assert self.world.host.peak <= MAX + self.standby + 1
+            assert self.world.most <= MAX + self.standby + 1
 
     @invariant()
     def nobody_was_drained_who_was_needed(self) -> None:
         if hasattr(self, "world"):
-            assert self.world.needed_and_drained == []
+            assert self.world.wrongly_drained == []
+
+    @invariant()
+    def a_silent_host_keeps_no_bad_one_on_another(self) -> None:
+        if not hasattr(self, "world") or self.world.phase != "rolling_back":
+            return
+        rollout, silent = self.world.fleet.turnover.rollout, self.world.hosts
+        assert rollout is not None
+        serving = {backend.name for backend in self.world.pool.available}
+        ready = [vm for vm in self.world.vms() if vm.state is VmState.READY and vm.serves_or_will]
+        bad = [vm for vm in ready if vm.generation == rollout.generation and not vm.protected]
+        good = [vm for vm in ready if vm.name in serving and vm.generation != rollout.generation]
+        settled = all(self.world.clock.now() - vm.since > 8 for vm in [*good, *bad])
+        if settled and self.world.controller.decision and len(good) >= self.world.decision.desired:
+            stays = [vm.name for vm in bad if not silent[vm.host].unreachable]
+            assert not stays
 
     @invariant()
     def told_in_order(self) -> None:
@@ -178,12 +276,15 @@ class AnyRollout(RuleBasedStateMachine):
 
     def end_well(self) -> None:
         world = self.world
-        world.host.forget_faults()
-        world.host.broken = {}
-        world.rate = 20.0
+        for host in world.hosts.values():
+            host.forget_faults()
+            host.broken = {}
+        world.rate = world.arrivals = 20.0
+        if world.rules.override is None:
+            world.controller.rules = world.rules = fixed(2, high=MAX)
         world.shape = world.fleet.shape = shape(image="old", standby=self.standby)
-        for status in world.fleet.statuses():
-            self.runner.run(self.protect(status.name, False))
+        for vm in world.vms():
+            self.runner.run(self.protect(vm.name, False))
         wanted = world.rules.override
         assert wanted is not None
         world.notes.clear()
@@ -191,8 +292,14 @@ class AnyRollout(RuleBasedStateMachine):
 
     def is_over(self, wanted: int) -> bool:
         """It ended, and there are as many as are wanted, all of the image that holds."""
+        rollout = self.world.fleet.turnover.rollout
         if self.world.phase == "paused":
             self.world.fleet.turnover.resume()
+        if rollout is None or rollout.phase is not Phase.ROLLING_BACK or not rollout.approved:
+            # else it has to find that out by itself
+            self.world.gone.discard(self.world.standing)
+        if rollout is not None and rollout.stranded:
+            return len(self.world.generations()) == wanted  # whoever serves goes on
         generation = self.world.images[self.world.standing].generation
         ended = self.world.phase in ("", "done", "failed", "undone")
         return ended and self.world.generations() == [generation] * wanted

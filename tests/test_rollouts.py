@@ -12,7 +12,9 @@ import pytest
 from autoscale.rollout import Phase, Rollout
 from lb.rollouts import Rollouts
 
-GOES_ON = Rollout("old", "old", "new", "checksum", 1.7e9, 2, 0.5, Phase.PAUSED, True, False, "half")
+GOES_ON = Rollout(
+    "old", "old", "new", "checksum", 1.7e9, 2, 0.5, Phase.PAUSED, True, False, False, "half"
+)
 FAILED = replace(GOES_ON, phase=Phase.FAILED, failed=True, pause_at=None)
 
 

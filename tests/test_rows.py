@@ -134,18 +134,18 @@ def test_a_vms_cpu_is_of_what_it_may_use() -> None:
 
 
 def test_hosts_that_answer_and_that_do_not() -> None:
-    good = host_row("local", "qemu:///embed", INFO, None, 2)
+    good = host_row("local", "qemu:///embed", INFO, None, [status(), status()])
     assert (good.reachable, good.uri, good.replicas) == (True, "qemu:///embed?root=/r", 2)
-    never = host_row("local", "qemu:///embed", None, "no answer", 0)
+    never = host_row("local", "qemu:///embed", None, "no answer")
     assert (never.reachable, never.uri, never.domain_type) == (False, "qemu:///embed", None)
-    lost = host_row("local", "qemu:///embed", INFO, "no answer", 2)
+    lost = host_row("local", "qemu:///embed", INFO, "no answer", [status(), status()])
     assert (lost.reachable, lost.domain_type, lost.error) == (False, "qemu", "no answer")
 
 
 def test_a_host_tells_how_its_calls_have_gone() -> None:
     contact = Contact(answered=9, timed_out=2, hanging=2, silent_s=30.0, holder="pid 7 acts there")
     waits = {"web": Pause("box", 5, is_open=True, wait_s=40.0, why="no room")}
-    row = host_row("box", "qemu:///system", INFO, "no answer", 2, contact, waits, 1000.0)
+    row = host_row("box", "qemu:///system", INFO, "no answer", (), contact, waits, 1000.0)
     assert (row.silent_since, row.hung_calls, row.held_by) == (970.0, 2, "pid 7 acts there")
     assert row.pauses == (
         {
@@ -153,8 +153,20 @@ def test_a_host_tells_how_its_calls_have_gone() -> None:
             "why": "no room",
         },
     )  # fmt: skip
-    well = host_row("box", "qemu:///system", INFO, None, 2)
+    well = host_row("box", "qemu:///system", INFO, None, [status(), status()])
     assert (well.silent_since, well.hung_calls, well.held_by, well.pauses) == (None, 0, None, ())
+
+
+def test_a_host_counts_its_standbys_apart() -> None:
+    vms = [status(), status(), *(replace(status(), role=role) for role in ("standby", "template"))]
+    row = host_row("box", "qemu:///system", INFO, None, vms)
+    assert (row.replicas, row.standbys) == (2, 2)
+
+
+def test_a_vm_tells_its_images_name_where_it_is_known() -> None:
+    assert vm_row(status()).image_name is None
+    named = vm_row(status(), "webapp")
+    assert (named.image, named.image_name) == ("0123456789ab", "webapp")
 
 
 async def test_launches_that_wait_stand_in_the_services_row_and_in_the_metrics() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ from guest.own.image import add, remove
 from lb.admin.control import RefusedError, ScaleOrder, UnknownNameError
 from lb.config import Config
 from lb.forecast_file import ForecastFile
-from lb.installation import Installation
 from lb.scaler import Scaler
 from lb.service import Balancer
 from tests import disks
 from tests.proxy_harness import until
-from tests.test_service import Machines, config, config_of, get, make_image, ready, running
+from tests.test_service import (
+    Machines,
+    config,
+    config_of,
+    get,
+    outliving,
+    ready,
+    running,
+)
 
 
 def told(balancer: Balancer) -> list[str]:
@@ -43,17 +51,18 @@ def at_zero(**scale: Any) -> Config:
     return config(scale={"min": 0, **scale})
 
 
-def machines(home: Path) -> Machines:
-    make_image(home)
-    with Installation(home) as installation:
-        return Machines(installation.instance)
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Machines]:
+    async with outliving(tmp_path) as machines:
+        yield machines
 
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_order_is_followed_and_outlives_the_process(tmp_path: Path) -> None:
-    host = machines(tmp_path)
+async def test_an_order_is_followed_and_outlives_the_process(
+    tmp_path: Path, host: Machines
+) -> None:
     async with running(tmp_path, config(), machines=host) as (balancer, _):
         await until(lambda: ready(balancer) == 1)
         row = await balancer.set_scale("web", ScaleOrder("fixed", 2))
@@ -82,7 +91,6 @@ async def test_an_order_is_followed_and_outlives_the_process(tmp_path: Path) -> 
     async with running(tmp_path, config(), machines=host) as (balancer, _):
         await until(lambda: balancer.scale("web").reason is not None)
         assert not balancer.scale("web").ordered
-    await host.power_cut()
 
 
 async def test_an_order_runs_out(tmp_path: Path) -> None:
@@ -218,8 +226,7 @@ async def test_nobody_waits_for_what_an_operator_does_not_want(tmp_path: Path) -
         assert (await get(balancer))[0] == 200
 
 
-async def test_nobody_waits_where_no_host_answers(tmp_path: Path) -> None:
-    host = machines(tmp_path)
+async def test_nobody_waits_where_no_host_answers(tmp_path: Path, host: Machines) -> None:
     host.unreachable = True
     async with running(tmp_path, at_zero(), machines=host) as (balancer, _):
         await until(lambda: balancer.controllers["web"].unreachable)
@@ -369,21 +376,21 @@ async def test_what_was_learned_of_the_load_outlives_the_process(tmp_path: Path)
     assert await ForecastFile(tmp_path / "forecasts", "web").load(3600.0) is not None
 
 
-async def test_replicas_of_an_own_image_get_disks_of_their_own(tmp_path: Path) -> None:
+async def test_replicas_of_an_own_image_get_disks_of_their_own(
+    tmp_path: Path, host: Machines
+) -> None:
     """And it is said once that they are not copied."""
     file = tmp_path / "webapp.img"
     file.write_bytes(disks.raw(2 << 20))
     seed = tmp_path / "user-data"
     seed.write_text("#cloud-config\n")
-    host = machines(tmp_path)
     remove(tmp_path, "webapp")
     own = add("webapp", file, tmp_path, lambda _what, _done: None, user_data=seed)
     wanted = config(vm={"snapshot": "auto"})
     async with running(tmp_path, wanted, machines=host, image=False) as (balancer, _):
         await until(lambda: ready(balancer) == 1)
         told = [(e.kind, e.subject) for e in balancer.journal._recent]
-        await host.power_cut()
-    (spec,) = list(host.specs.values())[:1]
+        (spec,) = list(host.specs.values())[:1]
     assert (spec.own_disk, spec.kernel, spec.disk) == (True, "", str(file))
     assert (spec.disk_format, spec.disk_bytes) == ("raw", 2 << 20)
     assert spec.user_data == "#cloud-config\n"

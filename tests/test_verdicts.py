@@ -16,9 +16,11 @@ from autoscale.host import (
     NoPort,
 )
 from autoscale.verdicts import (
+    LEAST_FREE_BYTES,
     Code,
     Origin,
     cannot_limit,
+    in_one_line,
     is_creation_lost,
     is_lost,
     is_shortage,
@@ -111,6 +113,46 @@ def test_what_our_own_side_lacks_is_told_apart_too() -> None:
 
 
 def test_a_shortage_is_no_reason_to_throw_a_saved_guest_away() -> None:
-    assert is_shortage("cannot set up guest memory 'pc.ram': Cannot allocate memory")
-    assert is_shortage("No space left on device")
-    assert not is_shortage("operation failed: image magic is incorrect")
+    assert is_shortage(refusal("cannot set up guest memory 'pc.ram': Cannot allocate memory"))
+    assert is_shortage(refusal("No space left on device"))
+    assert is_shortage(refusal("Too many open files"))
+    assert is_shortage(refusal("internal error: nobody knows", free_bytes=lambda: 0))
+    assert not is_shortage(refusal("operation failed: image magic is incorrect"))
+
+
+def test_libvirts_own_words_of_a_full_disk() -> None:
+    """As they came with LBCTL_HOME on a full tmpfs: the C library's are not among them."""
+    words = "local refuses web-1: internal error: failed to write master key file for domain 7"
+    assert type(refusal(words)) is DiskFull
+
+
+@pytest.mark.parametrize(
+    ("message", "free", "kind"),
+    [
+        ("internal error: process ended", 4096, DiskFull),
+        ("qemu-img ended with exit status 1", 0, DomainRefused),  # neither asked nor to blame
+        ("internal error: process ended", LEAST_FREE_BYTES, DomainRefused),
+        ("internal error: process ended", None, DomainRefused),
+        ("internal error: cannot open /usr/bin/q: Permission denied", 0, DomainRefused),
+        ("internal error: Cannot allocate memory", 0, NoMemory),
+    ],
+)
+def test_where_the_words_name_no_cause_the_room_that_is_left_does(
+    message: str, free: int | None, kind: type[DomainRefused]
+) -> None:
+    found = refusal(message, FILES, lambda: free)
+    assert type(found) is kind
+    assert ("its disk has 4 KiB free" in str(found)) is (kind is DiskFull)
+
+
+def test_of_a_command_that_failed_its_cause_is_shown_and_not_its_environment() -> None:
+    environment = " ".join(f"NAME_{number}=/some/where/(else)" for number in range(20))
+    told = in_one_line(
+        f"internal error: Child process (LC_ALL=C PATH=/usr/bin:/bin {environment}"
+        " /usr/bin/qemu-system-x86_64 -S -no-user-config) unexpected exit status 1:\n"
+        " libvirt: error : cannot write\n"
+    )
+    assert told == (
+        "internal error: qemu-system-x86_64 ended with exit status 1: libvirt: error : cannot write"
+    )
+    assert len(in_one_line("word " * 1000)) == 400

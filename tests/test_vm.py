@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscale.domain_xml import Identity
-from autoscale.model import BackendLoad, PoolLoad, Sample, VmState
+from autoscale.model import BackendLoad, Path, PoolLoad, Sample, VmState
 from autoscale.vm import (
     FAILURE_WORDS,
     TRANSITIONS,
@@ -21,6 +21,7 @@ from autoscale.vm import (
     count,
     is_available,
     is_sick,
+    path_of,
     role_of,
     spec_of,
     who_serves,
@@ -110,15 +111,29 @@ def test_an_unknown_word_in_the_metadata_is_a_replica() -> None:
     assert role_of(IDENTITY.with_role("canary")) is Role.REPLICA
 
 
+def test_how_its_metadata_says_it_came() -> None:
+    assert [path_of(IDENTITY.with_path(path.value)) for path in Path] == list(Path)
+    assert path_of(IDENTITY.with_path("teleport")) is Path.COLD
+
+
+def test_it_is_marked_once_its_metadata_says_all_there_is() -> None:
+    woken = vm(S.READY)
+    woken.path = Path.STANDBY
+    assert [woken.is_marked, vm(S.READY).is_marked] == [False, True]
+    woken.identity = woken.identity.with_path("standby")
+    assert woken.is_marked
+
+
 def test_what_its_status_says() -> None:
     """The limit shows only once it is in force: a replica boots without."""
     one = vm(S.READY)
     one.power, one.address = "running", "127.0.0.1:41000"
     one.sample = Sample("web-1", NOW, 1.0, 0.9, 1, 0.4)
-    status = one.status("web", NOW + 12)
+    status = one.status("web", IDENTITY.created_at + 12)
     assert (status.age_s, status.limit_cores, status.generation) == (12, None, "generation-1")
     one.limit_cores = 0.4
-    assert one.status("web", NOW).limit_cores == 0.4
+    assert one.status("web", IDENTITY.created_at).limit_cores == 0.4
+    assert one.status("web", IDENTITY.created_at - 60).age_s == 0, "the clock was set back"
 
 
 def test_a_replica_that_starts_is_not_sick() -> None:

@@ -131,6 +131,8 @@ class World:
             rolled=self._rolled,
         )
         self.fleet.turnover.remember(self.rollout)
+        if self.decisions:  # kept in a file
+            self.fleet.wanted_before(self.decisions[-1].desired)
         self.fleet.burst = self.rules.burst
         self.fleet.on_news = lambda: self.controller.wake()
         self.controller = Controller(

@@ -17,7 +17,7 @@ WINDOW_S = 1.0
 STAYS_S = 3.0
 """So long it must stay: a pause between two crests of a queue is no relief."""
 FACTOR = 2.0
-FLOOR_S = 0.5
+FLOOR_S = 0.25
 """Relief is a p99 of at most FACTOR times that of the low load, but no less than this is asked for:
 what `lbctl demo` calls calm."""
 

@@ -61,6 +61,7 @@ class Fleet:
     def __init__(self, up: Up, way: str) -> None:
         self._up = up
         self._way = way
+        self._has_saved = False
         self.url = f"http://127.0.0.1:{up.port}/render?work=1"
 
     async def at_start(self) -> str:
@@ -83,7 +84,9 @@ class Fleet:
     async def _saved(self, settled: Callable[[list[dict[str, Any]]], bool]) -> None:
         """A guest to copy is there."""
         until = time.monotonic() + BOOT_S
-        while not any(event.kind == "snapshot.made" for event in await self.events()):
+        while not self._has_saved:
+            # looked for once: later the newest events do not reach back so far
+            self._has_saved = any(e.kind == "snapshot.made" for e in await self.events())
             if time.monotonic() > until:
                 raise SystemExit("reaction: no guest is saved to be copied")
             await asyncio.sleep(0.2)

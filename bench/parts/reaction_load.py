@@ -166,12 +166,10 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def loading(url: str, low: float, high: float, seed: int) -> AsyncIterator[Load]:
-    """Poisson arrivals, `low` requests a second at first. Gone at the end, whatever happens."""
+async def loading(url: str, low: float, high: float) -> AsyncIterator[Load]:
+    """Even arrivals, `low` requests a second at first. Gone at the end, whatever happens."""
     plan = Plan.parse(f"{LOW}={low:.2f}@trigger,{HIGH}={high:.2f}@trigger")
-    settings = Settings(
-        url, plan, arrivals="poisson", seed=seed, timeout=TIMEOUT_S, max_seconds=LONGEST_S
-    )
+    settings = Settings(url, plan, timeout=TIMEOUT_S, max_seconds=LONGEST_S)
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_process, args=(theirs, settings), daemon=True

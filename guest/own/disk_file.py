@@ -9,6 +9,7 @@ import array
 import contextlib
 import errno
 import os
+import shlex
 import stat
 import sys
 import zlib
@@ -22,6 +23,7 @@ from guest.own.disk_format import HEAD_BYTES, SECTOR, DiskError, Qcow2
 
 DEEPEST: Final = 8
 """Files in one chain."""
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 _OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
 _COMPRESSED, _ZERO = 1 << 62, 1
 
@@ -74,6 +76,11 @@ def changed(layers: tuple[Layer, ...]) -> str:
     return ""
 
 
+def missing(layers: tuple[Layer, ...]) -> str:
+    """Which of them is not there any more; empty: none. Costs a `stat` each."""
+    return next((layer.path for layer in layers if not Path(layer.path).exists()), "")
+
+
 def closed_to_others(layers: tuple[Layer, ...]) -> str:
     """What keeps a QEMU that runs as another user from reading them; empty: nothing does."""
     for layer in layers:
@@ -94,10 +101,11 @@ def closed_to_others(layers: tuple[Layer, ...]) -> str:
 
 def _chain(path: Path) -> list[tuple[Layer, Qcow2 | None]]:
     found: list[tuple[Layer, Qcow2 | None]] = []
-    place, expected = path, ""
+    place = path
+    above: tuple[str, Qcow2] | None = None
     while True:
         with _named(str(place)):
-            layer, header = _layer(place, expected)
+            layer, header = _layer(place, above)
         if layer.path in {seen.path for seen, _ in found}:
             raise DiskError(f"{path} is based on itself, through {layer.path}")
         found.append((layer, header))
@@ -110,12 +118,12 @@ def _chain(path: Path) -> list[tuple[Layer, Qcow2 | None]]:
         with _named(layer.path):
             disk_format.check_backing(header.backing)
         # as QEMU does: seen from the folder of the file that names it
-        place, expected = Path(layer.path).parent / header.backing, header.backing_format
+        place, above = Path(layer.path).parent / header.backing, (layer.path, header)
 
 
-def _layer(path: Path, expected: str) -> tuple[Layer, Qcow2 | None]:
-    """`expected` is what the file above says of its format; empty: nothing does."""
-    with _opened(path) as file:
+def _layer(path: Path, above: tuple[str, Qcow2] | None) -> tuple[Layer, Qcow2 | None]:
+    """`above`: the file that is based on it, and what it says; None: none is."""
+    with _opened_for(path, above) as file:
         told = os.fstat(file.fileno())
         if stat.S_ISBLK(told.st_mode) or not stat.S_ISREG(told.st_mode):
             raise DiskError("is no plain file: add a qcow2 or raw image")
@@ -125,8 +133,12 @@ def _layer(path: Path, expected: str) -> tuple[Layer, Qcow2 | None]:
         head = _read(file, 0, HEAD_BYTES)
         header = disk_format.qcow2(head, size)
         format_ = "raw" if header is None else "qcow2"
-        if expected and expected != format_:
-            raise DiskError(f"is {format_}, and the file based on it takes it for {expected}")
+        if above is not None and above[1].backing_format != format_:
+            todo = _rebase(above[0], above[1].backing, format_)
+            raise DiskError(
+                f"is {format_}, and {above[0]}, which is based on it, takes it for"
+                f" {above[1].backing_format}: run `{todo}`"
+            )
         if header is None:
             tail = _read(file, max(0, size - SECTOR), SECTOR)
             disk_format.check_raw(head, tail, size)
@@ -145,6 +157,24 @@ def _named(path: str) -> Iterator[None]:
         raise DiskError(f"{path} {_why(error)}") from None
 
 
+def _opened_for(path: Path, above: tuple[str, Qcow2] | None) -> BinaryIO:
+    try:
+        return _opened(path)
+    except OSError as error:
+        if above is None or error.errno not in _MISSING:
+            raise
+        todo = _rebase(above[0], "FILE", above[1].backing_format)
+        raise DiskError(
+            f"is not there, and {above[0]} is based on it: bring it there, or say where it is now:"
+            f" `{todo}`"
+        ) from None
+
+
+def _rebase(child: str, below: str, format_: str) -> str:
+    """What writes another name or format of the file below into the one based on it."""
+    return f"qemu-img rebase -u -b {shlex.quote(below)} -F {format_} {shlex.quote(child)}"
+
+
 def _opened(path: str | Path) -> BinaryIO:
     return open(path, "rb", buffering=0, opener=_without_waiting)
 
@@ -156,7 +186,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _why(error: OSError | ValueError) -> str:
     match getattr(error, "errno", None):
-        case errno.ENOENT | errno.ENOTDIR:
+        case found if found in _MISSING:
             return "is not there"
         case errno.EACCES | errno.EPERM:
             return "cannot be read by this user: chmod it, or run as its owner"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from guest.own.disk_format import DiskError
 FACTS: Final = "own.json"
 LARGEST_USER_DATA: Final = 512 << 10
 """It travels to each VM on a disk of its own."""
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _CHUNK: Final = 4 << 20
 _USER_DATA_BEGINS = ("#", "Content-Type:", "MIME-Version:")
 
@@ -59,8 +61,17 @@ class OwnImage:
 
     def trouble(self) -> str:
         """Why it can be started no more, and what to do; empty: it can. Costs a `stat` each."""
+        if gone := self.gone():
+            return (
+                f"image {self.name!r}: {gone} is not there: put it back, or run"
+                f" `lbctl image add {self.name} FILE --force` with another"
+            )
         why = disk_file.changed(self.layers)
         return f"image {self.name!r}: {why}: run `{self.add_command()}`" if why else ""
+
+    def gone(self) -> str:
+        """Which of its files is not there any more; empty: none."""
+        return disk_file.missing(self.layers)
 
     def add_command(self) -> str:
         """What adds it anew."""
@@ -144,6 +155,8 @@ def add(
 
     Raises ImageError; whatever ends it, an image that was there before still is.
     """
+    if _URL.match(str(file)) and not file.exists():
+        raise ImageError(f"{file}: a file on this machine is needed, not a URL: download it first")
     folder = _free(home, name, force=force)
     text = "" if user_data is None else _user_data(user_data)
     try:
@@ -173,20 +186,28 @@ def add(
     return made
 
 
-def remove(home: Path, name: str) -> None:
-    """Forget the image NAME. The file of one of the user's own stays where it is; what was built
-    is deleted, and guests keep the files that they have open. Raises ImageError."""
+def remove(home: Path, name: str) -> str:
+    """Forget the image NAME; returns what was done, in words. The file of one of the user's own
+    stays where it is; what was built is deleted, and guests keep the files that they have open.
+    Raises ImageError."""
     if not image.NAME.fullmatch(name):
         raise ImageError(f"{name!r} is not a name for an image: use a-z, 0-9 and -")
     folder = home / "images" / name
     if not any((folder / facts).is_file() for facts in (FACTS, image.FACTS)):
         raise ImageError(f"no image {name!r}: `lbctl image list` shows what there is")
+    words = f"image {name} and its files in {folder} are deleted"
+    if (folder / FACTS).is_file():
+        words = f"image {name} is forgotten"
+        with contextlib.suppress(ImageError):  # which file it was can be read no more
+            own = _own(home, name)
+            words += f"; {own.disk.path} stays where it is" if own and not own.gone() else ""
     try:
         aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
         folder.rename(aside / name)
         shutil.rmtree(aside)
     except OSError as error:
         raise ImageError(f"{folder} cannot be removed: {error.strerror}") from error
+    return words
 
 
 def _free(home: Path, name: str, *, force: bool) -> Path:

@@ -47,6 +47,9 @@ class VmRow:
     """CPU of its virtual CPUs ÷ CPU allowed; the rest is QEMU's own overhead."""
     memory_bytes: int | None = None
     image: str | None = None
+    """The beginning of its checksum."""
+    image_name: str | None = None
+    """None where it was started by an earlier `lbctl up`, from an image that is another one now."""
     role: str | None = None
     """What it is there for: replica, standby or template."""
     path: str | None = None
@@ -67,6 +70,8 @@ class HostRow:
     cores: int | None = None
     libvirt_version: str | None = None
     replicas: int = 0
+    standbys: int = 0
+    """Its other VMs: standbys, and those that become a template."""
     error: str | None = None
     silent_since: float | None = None
     """Since when its calls are not answered, Unix seconds; None: the last one was."""
@@ -113,6 +118,11 @@ class ScaleRow:
     """What held the last decision, or made it."""
     pauses: tuple[Mapping[str, Any], ...] = ()
     """Launches that wait because those before them failed: the service's, or on one `host`."""
+    image: str | None = None
+    """What replicas are started from."""
+    image_held: str | None = None
+    """That a rollout holds this image against the configuration, and what to do; None: it does
+    not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +147,9 @@ class RolloutRow:
     image_from: str
     image_to: str
     new: int
-    """Replicas of the new image that serve or will."""
+    """Replicas of the new image in service."""
     old: int
-    """The others."""
+    """The others in service."""
     protected: tuple[str, ...]
     """Those it has to spare."""
     max_surge: int
@@ -150,6 +160,10 @@ class RolloutRow:
     started_at: float
     """Unix seconds."""
     sentence: str
+    booting: int = 0
+    """Replicas that are not in service yet, of whichever image."""
+    left_s: float | None = None
+    """Until it is judged, given up or paused, if nothing else happens; the sentence says which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +32,9 @@ def _boot(row: render.Row) -> str:
 def _current(row: render.Row) -> str:
     if row["current"]:
         return "yes"
-    return "no: build again" if row["kind"] == "built" else "no: add again"
+    if row["kind"] == "built":
+        return "no: build again"
+    return "no: its file is gone" if row["gone"] else "no: add again"
 
 
 COLUMNS: Final = (
@@ -107,17 +109,39 @@ def add(
 
 @image.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Even while something uses it.")
 @pass_settings
-def remove(settings: Settings, name: str) -> None:
-    """Forget the image NAME. A file of your own stays where it is."""
+def remove(settings: Settings, name: str, force: bool) -> None:
+    """Delete the image NAME that was built, or forget one of your own: its file stays where it is.
+
+    Refused while a service, a rollout, a VM or another image uses it.
+    """
     from guest.image import ImageError
     from guest.own.image import remove as remove_image
 
     _check(name)
+    if not force and (used := _users(settings, name)):
+        raise FailedError(
+            f"image {name!r} is used by {', '.join(used)}: --force removes it all the same"
+        )
     try:
-        remove_image(settings.home, name)
+        removed = remove_image(settings.home, name)
     except ImageError as error:
         raise FailedError(str(error)) from error
+    click.echo(removed)
+
+
+def _users(settings: Settings, name: str) -> list[str]:
+    """As LBCTL_HOME tells it, and an `lbctl up` of it that serves."""
+    from lb.admin import access
+    from lb.client import AdminError
+    from lb.image_users import users
+
+    if settings.admin or access.read_address(settings.home):
+        with suppress(AdminError):  # nobody serves
+            client = settings.client()
+            return users(settings.home, name, client.scales(), client.vms())
+    return users(settings.home, name)
 
 
 @image.command("list")
@@ -158,6 +182,7 @@ def _row(found: Image | OwnImage) -> dict[str, Any]:
             "size_bytes": found.size_bytes,
             "made_at": found.added_at,
             "current": not found.trouble(),
+            "gone": found.gone() or None,
         }
     return {
         **to_facts(found),

@@ -13,6 +13,13 @@ from lb.commands.base import Settings, json_option, only_service, pass_settings
 from lb.commands.pauses import launches
 from lb.commands.render import Column, figure, text
 
+
+def _image(row: render.Row) -> str:
+    """`webapp 0123456789ab`: by the checksum builds of one name are told apart."""
+    known = [str(row[key]) for key in ("image_name", "image") if row.get(key)]
+    return " ".join(known) or render.NOTHING
+
+
 VM_COLUMNS: Final = (
     Column("name", text("name")),
     Column("service", text("service")),
@@ -26,7 +33,7 @@ VM_COLUMNS: Final = (
     Column("cpu host", figure("cpu_host_ratio", figures.percent), right=True),
     Column("cpu vcpu", figure("cpu_vcpu_ratio", figures.percent), right=True),
     Column("memory", figure("memory_bytes", render.size), right=True),
-    Column("image", text("image")),
+    Column("image", _image),
     Column("protected", lambda row: "yes" if row.get("protected") else render.NOTHING),
 )
 
@@ -54,6 +61,7 @@ HOST_COLUMNS: Final = (
     Column("cores", text("cores"), right=True),
     Column("libvirt", text("libvirt_version")),
     Column("replicas", text("replicas"), right=True),
+    Column("standbys", text("standbys"), right=True),
 )
 
 

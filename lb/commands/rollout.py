@@ -33,6 +33,7 @@ COLUMNS: Final = (
     Column("to", text("image_to")),
     Column("new", text("new"), right=True),
     Column("old", text("old"), right=True),
+    Column("booting", text("booting"), right=True),
     Column("sentence", text("sentence")),
 )
 

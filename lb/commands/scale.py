@@ -31,6 +31,12 @@ def _mode(row: render.Row) -> str:
     return " ".join(words)
 
 
+def _sentence(row: render.Row) -> str:
+    """The last decision; and where a rollout holds another image than the configuration names."""
+    said = [str(row[key]) for key in ("sentence", "image_held") if row.get(key)]
+    return "; ".join(said) or NOTHING
+
+
 COLUMNS: Final = (
     Column("service", text("service")),
     Column("desired", text("desired"), right=True),
@@ -42,7 +48,7 @@ COLUMNS: Final = (
     Column("mode", _mode),
     Column("launches", launches),
     Column("reason", text("reason")),
-    Column("sentence", text("sentence")),
+    Column("sentence", _sentence),
 )
 
 
