@@ -17,16 +17,20 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from autoscale.fleet import VmFleet
+from autoscale.model import Fleet, VmStatus
 from guest import image as guest_image
-from lb import demo_report
-from lb.config import Config, parse_config
+from lb import demo_acts, demo_report
+from lb.config import Config
+from lb.demo_config import LIMIT_CORES, SERVICE, TARGET_CPU, demo_config
+from lb.demo_encore import ENCORE, KILLED, checks
 from lb.demo_story import Moment, Point, Setting, Story, VmPoint, verdict
 from lb.demo_view import View, open_view
 from lb.errors import LbError
@@ -41,17 +45,6 @@ from loadtest.result import Result
 from loadtest.target import Settings
 from loadtest.worker import run_to_file
 
-SERVICE = "web"
-LIMIT_CORES = 0.4
-"""On two cores: two replicas at 0.4 each leave 1.2 for proxy, load tester and a booting VM."""
-TARGET_CPU = 0.85
-SHRINK_MARGIN = 0.95
-"""A request costs more CPU when few come, and each emulated replica pays for its own timers: at
-half of what one can serve, a pair was seen at 0.35 each. Their 0.70 must lie below 0.95 × 0.85."""
-PANIC_WINDOW_S = 4.0
-"""Shorter than the windows of a story that is over in three minutes."""
-MAX_IN_FLIGHT = 8
-"""Enough to keep one virtual CPU busy; the rest of the overload waits in the proxy."""
 LOW, HIGH = 0.5, 1.5
 """Shares of what one replica can serve."""
 CALIBRATION_CONNECTIONS = 4
@@ -102,10 +95,10 @@ def run(out: Path, fast: bool, home: Path) -> int:
     with Installation(home / "demo") as installation, open_view() as view:
         teller = Teller(installation, home, FAST if fast else FULL, view)
         story = uvloop.run(teller.tell())
-    checks = verdict(story)
-    page = demo_report.write(story, checks, out)
-    view.close_with(checks, page)
-    return 0 if all(check.ok for check in checks) else 1
+    found = [*verdict(story), *checks(story)]
+    page = demo_report.write(story, found, out)
+    view.close_with(found, page)
+    return 0 if all(check.ok for check in found) else 1
 
 
 def _tell_progress(what: str, _share: float) -> None:
@@ -130,6 +123,9 @@ class Teller:
         self._control = Path(tempfile.mkdtemp(prefix="lbctl-demo-")) / "load.sock"
         self._load: dict[str, Any] = {}
         self._acting: asyncio.Task[None] | None = None
+        self._balancer: Balancer | None = None
+        self._kills: list[Moment] = []
+        """With Unix seconds as their time."""
 
     async def tell(self) -> Story:
         """All acts; the story so far where one broke or a signal came. Leaves nothing running:
@@ -177,7 +173,7 @@ class Teller:
     async def _boot(self, balancer: Balancer) -> None:
         self._view.act("booting the first replica", 12)
         fleet = balancer.controllers[SERVICE].fleet
-        await self._until(
+        await self.until(
             lambda: (
                 balancer.is_ready()[0] or fleet.gate.failures >= HOPELESS or self._lost(balancer)
             ),
@@ -187,7 +183,7 @@ class Teller:
         if not balancer.is_ready()[0]:
             raise StoryBroken(await self._trouble(balancer))
         # the CPU limit is set a moment after it serves; what follows must be measured under it
-        await self._until(
+        await self.until(
             lambda: self._limit_settled(balancer), 15.0, "no CPU figures of the first replica"
         )
 
@@ -235,6 +231,9 @@ class Teller:
         low, high = setting.low_rps, setting.high_rps
         plan = f"low={low}@trigger,high={high}@trigger,relief={high}@trigger"
         plan += f",after={high}@trigger,calm={low}@trigger"
+        for act in ENCORE:
+            rate = high if act in ("spike", "again", "failure") else low
+            plan += f",{act}={rate}@trigger"
         settings = Settings(
             url=self._url(balancer),
             plan=Plan.parse(plan),
@@ -257,30 +256,54 @@ class Teller:
 
     async def _play(self, balancer: Balancer, low: float, high: float) -> None:
         pace, view = self._pace, self._view
-        await self._until(lambda: bool(self._load), 20.0, "the load tester never started")
+        await self.until(lambda: bool(self._load), 20.0, "the load tester never started")
         self._starts("low")
         view.act(f"low load: {low:g} requests/s on one replica", pace.low)
         await asyncio.sleep(pace.low)
 
-        await self._shift("high")
+        await self.shift("high")
         view.act(f"high load: {high:g} requests/s, more than one can serve", 25)
-        await self._until(
+        await self.until(
             lambda: self._ready(balancer) == 2, pace.grow_limit, "no second replica came"
         )
-        await self._shift("relief")
+        await self.shift("relief")
         view.act("two replicas: working off what has queued up", 40)
-        await self._until(self._relieved, pace.relief_limit, "the queue never went away")
+        await self.until(self.relieved, pace.relief_limit, "the queue never went away")
 
-        await self._shift("after")
+        await self.shift("after")
         view.act(f"high load: {high:g} requests/s on two replicas", pace.after)
         await asyncio.sleep(pace.after)
 
-        await self._shift("calm")
+        await self.shift("calm")
         view.act(f"low load again: {low:g} requests/s", pace.shrink_window + 10)
-        await self._until(
-            lambda: self._alone(balancer), pace.shrink_limit, "the fleet never shrank"
-        )
+        await self.until(lambda: self._alone(balancer), pace.shrink_limit, "the fleet never shrank")
         await asyncio.sleep(3.0)
+        self._balancer = balancer
+        await demo_acts.play(
+            self,
+            self._installation.home,
+            pace.low / 2,
+            lambda: balancer.reload(self._config(ceiling=2, quick=True)),
+        )
+
+    # --- what the second half's acts ask for
+
+    def says(self, what: str, expected_s: float) -> None:
+        self._view.act(what, expected_s)
+
+    def killed(self, vm: str) -> None:
+        message = f"the demo kills the process of {vm}, as a crash would"
+        self._kills.append(Moment(time.time(), KILLED, vm, "crashed", message))
+
+    def counts(self) -> Fleet:
+        return self._fleet().counts()
+
+    def vms(self) -> tuple[VmStatus, ...]:
+        return self._fleet().statuses()
+
+    def _fleet(self) -> VmFleet:
+        assert self._balancer is not None  # noqa: S101
+        return self._balancer.controllers[SERVICE].fleet
 
     # --- the load
 
@@ -320,14 +343,14 @@ class Teller:
                 self._view.load(self._load)
             await asyncio.sleep(RECORD_S)
 
-    async def _shift(self, act: str) -> None:
+    async def shift(self, act: str) -> None:
         try:
             await asyncio.to_thread(self._ask, "PATCH", {"phase": act})
         except (OSError, LoadtestError) as error:
             raise StoryBroken(f"the load tester cannot be shifted to {act}: {error}") from error
         self._starts(act)
 
-    def _relieved(self) -> bool:
+    def relieved(self) -> bool:
         """The queue is gone: what is in flight is what two replicas have in work anyway."""
         setting, second = self._story.setting, self._load.get("second")
         if setting is None or second is None or second["p99_s"] is None:
@@ -347,33 +370,9 @@ class Teller:
 
     # --- the fleet
 
-    def _config(self, ceiling: int) -> Config:
-        return parse_config(
-            {
-                "proxy": {
-                    "listen": [self._listen],
-                    "timeouts": {"first_byte": 170.0},
-                    "shutdown_grace": 5.0,
-                },
-                "admin": {"listen": self._admin},
-                "service": {
-                    SERVICE: {
-                        "max_in_flight": MAX_IN_FLIGHT,
-                        "queue": {"length": 20_000, "max_wait": 170.0},
-                        "vm": {"cpu_limit": LIMIT_CORES, "snapshot": "off"},
-                        "scale": {
-                            "min": 1,
-                            "max": ceiling,
-                            "target_cpu": TARGET_CPU,
-                            "shrink_margin": SHRINK_MARGIN,
-                            "shrink_window": self._pace.shrink_window,
-                            "stable_window": self._pace.shrink_window,
-                            "panic_window": PANIC_WINDOW_S,
-                            "forecast": "off",
-                        },
-                    }
-                },
-            }
+    def _config(self, ceiling: int, *, quick: bool = False) -> Config:
+        return demo_config(
+            self._listen, self._admin, ceiling, self._pace.shrink_window, quick=quick
         )
 
     @contextlib.asynccontextmanager
@@ -402,7 +401,7 @@ class Teller:
         counts = balancer.controllers[SERVICE].fleet.counts()
         return counts.ready == 1 and counts.existing == 1
 
-    async def _until(self, happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    async def until(self, happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
         deadline = time.monotonic() + limit_s
         while not happened():
             if time.monotonic() > deadline:
@@ -440,11 +439,13 @@ class Teller:
 
     async def _collect_moments(self, balancer: Balancer) -> None:
         events = await balancer.journal.events(since_id=None, limit=1000, service=None)
-        self._story.moments = [
+        told = [
             Moment(e.at - self._began_unix, e.kind, e.subject, e.reason, e.message)
             for e in events
             if e.at >= self._opened_unix  # the journal of earlier demos is kept
         ]
+        told += [replace(kill, t=kill.t - self._began_unix) for kill in self._kills]
+        self._story.moments = sorted(told, key=lambda moment: moment.t)
 
     def _align(self, result: Result) -> None:
         """t = 0 is when the load began."""

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from lb.demo_encore import KILLED
+from lb.demo_encore import rows as encore_of
 from lb.demo_story import Check, Point, Story, activation_s, cpu_views, noticed_s
 from loadtest.result import PhaseResult
 
@@ -28,12 +30,14 @@ EVENT_COLOURS = {
     "vm.ready": "#059669",
     "scale.down": "#7c3aed",
     "vm.gone": "#374151",
+    KILLED: "#000000",
 }
 EVENT_WORDS = {
     "scale.up": "one more is wanted",
     "vm.ready": "it serves",
     "scale.down": "one fewer is wanted",
     "vm.gone": "it is gone",
+    KILLED: "killed",
 }
 ACT_WORDS = {
     "low": "low",
@@ -41,6 +45,12 @@ ACT_WORDS = {
     "relief": "queue drains",
     "after": "high, two replicas",
     "calm": "low again",
+    "spike": "spike",
+    "settle": "low",
+    "prepare": "a reserve is made",
+    "again": "high again",
+    "failure": "a machine is killed",
+    "rest": "low",
 }
 DPI = 130
 WIDTH_IN = 10.0
@@ -77,6 +87,7 @@ def write(story: Story, checks: Sequence[Check], out: Path) -> Path:
             why_host_is_higher=why_host_is_higher(story),
             noticed=noticed_s(story),
             activation=activation_s([m for m in story.moments if m.t >= 0]),
+            encore=encore_rows(story),
             event_colours=EVENT_COLOURS,
             clock=_clock_words(story),
             made=time.strftime("%Y-%m-%d %H:%M"),
@@ -115,6 +126,20 @@ def before_after(story: Story) -> list[tuple[str, str, str, str, str]]:
         row("p50", lambda p: _seconds(p.latency_s.p50) if p.latency_s.count else "–"),
         row("p99", lambda p: _seconds(p.latency_s.p99) if p.latency_s.count else "–"),
         ("CPU of a serving replica, host's view", *(cpu(a) for a in acts)),  # type: ignore[list-item]
+    ]
+
+
+def encore_rows(story: Story) -> list[tuple[str, str, str, str, str]]:
+    """Of each act of the second half: its name, replicas, requests, failed, p99."""
+    return [
+        (
+            ACT_WORDS[row.act],
+            str(row.replicas),
+            str(row.requests),
+            str(row.failed),
+            "–" if row.p99_s is None else _seconds(row.p99_s),
+        )
+        for row in encore_of(story)
     ]
 
 

@@ -140,12 +140,21 @@ def verdict(story: Story) -> list[Check]:
     return checks
 
 
+def _course(story: Story) -> list[Moment]:
+    """What happened up to the low load after the high one; the rest is `demo_encore`'s."""
+    return [moment for moment in story.moments if moment.t < _course_end(story)]
+
+
+def _course_end(story: Story) -> float:
+    return story.starts.get("spike", math.inf)
+
+
 def _most_ready(story: Story, act: str) -> int:
     return max((point.ready for point in story.during(act)), default=0)
 
 
 def _grew(story: Story) -> Check:
-    grew = [m for m in story.moments if m.kind == "scale.up" and m.reason in OVERLOAD]
+    grew = [m for m in _course(story) if m.kind == "scale.up" and m.reason in OVERLOAD]
     served = _most_ready(story, "after")
     if len(grew) == 1:
         saw = grew[0].message
@@ -159,11 +168,12 @@ def _grew(story: Story) -> Check:
 
 
 def _shrank(story: Story) -> Check:
-    shrank = [m for m in story.moments if m.kind == "scale.down" and m.reason in LITTLE_LOAD]
+    shrank = [m for m in _course(story) if m.kind == "scale.down" and m.reason in LITTLE_LOAD]
     what = "back to one replica under low load"
-    if not story.points:
+    points = [point for point in story.points if point.t < _course_end(story)]
+    if not points:
         return Check(what, False, "never seen")
-    ending = story.points[-1]
+    ending = points[-1]
     if ending.ready != 1 or ending.booting:
         booting = f" and {ending.booting} booting" if ending.booting else ""
         return Check(what, False, f"{ending.ready}{booting} at the end")

@@ -66,6 +66,8 @@ COVERED_BY = {
     "lb.config_service": "test_config",
     "lb.config_types": "test_config",
     "lb.demo": "e2e/test_demo",
+    "lb.demo_acts": "test_demo_encore",
+    "lb.demo_config": "test_demo_encore",
     "lb.figures": "test_cli",
     "lb.histogram": "test_metrics",
     "lb.home": "test_config",
