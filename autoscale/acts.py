@@ -193,7 +193,7 @@ class Acts:
         await self.host(vm).set_identity(vm.name, identity)
         vm.identity = identity
 
-    async def limit(self, vm: Vm, cores: float) -> None:
+    async def limit(self, vm: Vm, cores: float | None) -> None:
         vm.limit_cores = None  # a call that times out may have set it, or not
         try:
             await self.host(vm).set_cpu_limit(vm.name, cores)

@@ -124,7 +124,7 @@ class Life(Machines):
             # as long as a whole boot may take: an overloaded replica must not be killed for it
             self._fail(vm, Reason.UNHEALTHY, now)
             return
-        limit = self._limits.missing(vm, self._vcpus(vm))
+        limit = self._limits.missing(vm, self._vcpus(vm), now)
         if vm.power == PowerState.PAUSED:
             # a suspension that was given up, and came all the same
             self._acts.do(vm, self._acts.wake(vm), "wake")
@@ -154,6 +154,8 @@ class Life(Machines):
         if vm.weight == LOW_WEIGHT:
             # before it sleeps: waking has no time for it
             self._acts.do(vm, self._acts.weigh(vm, USUAL_WEIGHT), "weigh")
+        elif vm.limit_cores is not None:
+            self._acts.do(vm, self._acts.limit(vm, None), "lift the CPU limit of")
         else:
             self._acts.do(vm, self._acts.rest(vm), "suspend")
 

@@ -177,9 +177,8 @@ class Machines(Told):
 
     def allowed_cores(self) -> Mapping[str, float]:
         """By VM, the host cores that its shape gives it, whatever it may use just now."""
-        return {
-            vm.name: self._limits.allowed_cores(vm, self._vcpus(vm)) for vm in self._vms.values()
-        }
+        now, vms = self._clock(), self._vms.values()
+        return {vm.name: self._limits.allowed_cores(vm, self._vcpus(vm), now) for vm in vms}
 
     @property
     def gate(self) -> LaunchGate:

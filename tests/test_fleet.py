@@ -10,6 +10,7 @@ import pytest
 
 from autoscale.domain_xml import Identity
 from autoscale.host import ImageUnavailable, PowerState
+from autoscale.limits import FREE_S
 from autoscale.model import EventKind, Path, Reason, VmState
 from autoscale.vm import BootFiles
 from lb.config_service import OutlierConfig
@@ -75,11 +76,12 @@ async def test_a_replica_joins_before_it_is_ready_and_serves_only_once_it_answer
     assert repr(world.pool) == "<Pool web: 1 ready; 0 in flight>"
 
 
-async def test_the_cpu_limit_comes_when_it_serves_not_while_it_boots() -> None:
+async def test_the_cpu_limit_comes_when_it_has_served_for_a_while_not_while_it_boots() -> None:
     world = World(vm=shape(cpu_limit=0.4))
     await world.run(9)
-    assert world.host.asked("set_cpu_limit") == []
     await one_serving(world)
+    await world.run(FREE_S - 1)
+    assert world.host.asked("set_cpu_limit") == []
     await world.run(3)
     assert len(world.host.asked("set_cpu_limit")) == 1
     assert world.host.ours()[0].limit_cores == 0.4

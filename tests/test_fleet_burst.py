@@ -6,13 +6,15 @@ a burst of 2 twice that; a boot takes 10 s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from autoscale import policy
 from autoscale.decision import Decision
-from autoscale.host import HypervisorError
+from autoscale.host import HypervisorError, PowerState
+from autoscale.limits import FREE_S
 from autoscale.model import Reason
 from tests.fakes import FakeDomain, Fault
 from tests.world import World, rules, shape
@@ -35,7 +37,7 @@ class Steered(World):
     async def serving(self, count: int) -> None:
         self.to = count
         await self.until(lambda: self.fleet.counts().ready == count)
-        await self.run(1)
+        await self.run(FREE_S)
 
     def limits(self) -> list[float | None]:
         """In force, of those that serve, the oldest first."""
@@ -58,6 +60,8 @@ async def test_limits_are_lifted_when_a_replica_is_launched_and_put_back_when_it
     await world.until(lambda: world.fleet.counts().ready == 2)
     world.burst = False
     await world.run(1)
+    assert world.limits() == [0.4, None], "who has just come works off what queued up"
+    await world.run(FREE_S)
     assert world.limits() == [0.4, 0.4]
     calls = world.asked()
     await world.run(20)
@@ -207,12 +211,31 @@ async def test_the_planner_grants_relief_while_help_is_on_its_way() -> None:
     """The whole story, decided by the planner: 0.7 cores wanted of a replica that may use 0.4."""
     world = World(rules(burst=2.0), vm=shape(cpu_limit=0.4))
     await world.until(lambda: world.fleet.counts().ready == 1)
-    await world.run(3)
+    await world.run(FREE_S)
     world.demand = 0.7
     await world.until(lambda: world.fleet.counts().booting)
     await world.run(1)
     assert world.decision.burst
     assert domain(world).limit_cores == 0.8
     await world.until(lambda: not world.fleet.counts().booting and not world.decision.burst)
-    await world.run(1)
+    await world.run(FREE_S)
     assert {d.limit_cores for d in world.domains()} == {0.4}
+
+
+async def test_who_wakes_has_no_limit_at_first_even_if_it_had_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It served, rested, and is called for again: its limit was lifted before it slept."""
+    world = Steered(monkeypatch)
+    await world.serving(2)
+    assert world.limits() == [0.4, 0.4]
+    world.fleet.shape = replace(world.fleet.shape, standby=1)
+    world.to = 1
+    await world.until(lambda: world.fleet.counts().standby == 1)
+    (asleep,) = [d for d in world.domains() if d.power is PowerState.PAUSED]
+    assert asleep.limit_cores is None
+    world.to = 2
+    await world.run(1)
+    assert (asleep.power, asleep.limit_cores) == (PowerState.RUNNING, None)
+    await world.run(FREE_S)
+    assert world.limits() == [0.4, 0.4]

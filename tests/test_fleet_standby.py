@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from autoscale.host import PowerState
+from autoscale.limits import FREE_S
 from autoscale.model import EventKind, Path, Reason
 from autoscale.reserve import LOW_WEIGHT, USUAL_WEIGHT
 from autoscale.vm import Role
@@ -169,7 +170,9 @@ async def test_the_cpu_limit_comes_once_it_serves() -> None:
     (vm,) = asleep(world)
     assert domain_of(world, vm.name).limit_cores is None
     want(world, 2)
-    await world.run(4)
+    await world.run(FREE_S - 1)
+    assert domain_of(world, vm.name).limit_cores is None
+    await world.run(2)
     assert domain_of(world, vm.name).limit_cores == 0.4
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from autoscale.domain_xml import Identity, VmSpec
 from autoscale.host import LimitUnsupported
+from autoscale.limits import FREE_S
 from autoscale.model import EventKind, Reason, VmState
 from tests.fakes import Fault
 from tests.world import World, rules, shape
@@ -207,7 +208,7 @@ async def test_one_host_without_cgroups_leaves_the_others_their_limits() -> None
     world.hosts["b"].crash(world.hosts["b"].ours()[0].name)
     await world.run(1)
     await world.until(lambda: world.fleet.counts().ready == 2)
-    await world.run(2)
+    await world.run(FREE_S + 1)
     assert [d.limit_cores for d in world.hosts["b"].ours()] == [0.4]
     with pytest.raises(LimitUnsupported):
         await world.hosts["a"].set_cpu_limit(world.hosts["a"].ours()[0].name, 0.4)

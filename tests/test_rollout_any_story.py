@@ -283,6 +283,8 @@ class AnyRollout(RuleBasedStateMachine):
         if world.rules.override is None:
             world.controller.rules = world.rules = fixed(2, high=MAX)
         world.shape = world.fleet.shape = shape(image="old", standby=self.standby)
+        # a successor of a killed process knows who is protected once each host has answered it
+        self.runner.run(world.until(lambda: world.fleet.all_hosts_seen))
         for vm in world.vms():
             self.runner.run(self.protect(vm.name, False))
         wanted = world.rules.override
