@@ -73,6 +73,7 @@ def sample_from_stats(
     times = [stats.get(f"vcpu.{i}.time") for i in range(current)]
     if at is None or cpu_ns is None or not times or None in times:
         return None
+    resident_kib = stats.get("balloon.rss")
     delays = [stats.get(f"vcpu.{i}.delay") for i in range(current)]
     return Sample(
         vm=vm,
@@ -82,7 +83,7 @@ def sample_from_stats(
         vcpus=current,
         limit_cores=min(current, limit_cores or current),
         vcpu_delay_s=None if None in delays else sum(d for d in delays if d is not None) / 1e9,
-        memory_bytes=int(stats.get("balloon.rss", 0)) * 1024,
+        memory_bytes=None if resident_kib is None else int(resident_kib) * 1024,
         most_memory_bytes=int(stats.get("balloon.maximum", 0)) * 1024,
         run=run,
     )

@@ -134,8 +134,8 @@ class Sample:
     vcpus: int
     limit_cores: float
     vcpu_delay_s: float | None = None
-    memory_bytes: int = 0
-    """Of the host, as far as the guest has touched it."""
+    memory_bytes: int | None = None
+    """Of the host, as far as the guest has touched it; None where libvirt does not tell."""
     most_memory_bytes: int = 0
     """What the guest was given; 0 where libvirt does not tell."""
     run: str = ""

@@ -7,8 +7,9 @@ just before, and by how long the kernel let others have the tester's core meanwh
 either is much do not count; to have the core for itself, the tester runs with `--realtime` where
 that is allowed, and once without to show the difference. Medians of three rounds. Fails (exit code
 1) where at 20,000/s the p99 of the send lag is above 1 ms or not all was answered, or where a third
-of wrk's rate is not reached; also where the machine was too busy to say. Needs nginx, wrk and two
-cores (else exit code 2); the other two are left out where they are not installed.
+of wrk's rate is not reached in the plan's time or the tester calls that run not trustworthy; also
+where the machine was too busy to say. Needs nginx, wrk and two cores (else exit code 2); the other
+two are left out where they are not installed (`npm install --global autocannon`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from bench.parts.loadtest_peers import Peer, read_autocannon, read_hey, read_wrk
 from loadtest.engine import COALESCE_S
 from loadtest.priority import take_realtime
 from loadtest.result import Result
@@ -84,19 +85,13 @@ class Ours:
     core_wait: float
     """For how much of the time it was ready to run and others had its core."""
     realtime: bool
+    trustworthy: bool
+    """By its own judgement."""
 
     @property
     def undisturbed(self) -> bool:
         """Was the machine quiet enough for a millisecond to mean something?"""
         return self.bare_lag_p99_s <= MOST_BARE_LAG_S and self.core_wait <= MOST_CORE_WAIT
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Another tool: what it reached, and the p99 it reports (None: it reports none)."""
-
-    per_s: float
-    p99_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,17 +192,25 @@ def run_ours(core: int, url: str, rate: float, *, realtime: bool) -> Ours:
             )
         )  # fmt: skip
         result = Result.read(file)
+    return ours_of(result, rate, float(bare["p99"]), realtime=realtime)
+
+
+def ours_of(result: Result, rate: float, bare_lag_p99_s: float, *, realtime: bool) -> Ours:
+    """A tester that cannot keep up sends all the same, later: what it answered is divided by the
+    time that took. One that has a moment to spare is not rewarded for it."""
     counts = result.counts
+    seconds = max(SECONDS, result.duration_s)
     return Ours(
         wanted=round(rate),
-        answered=(counts.completed - (counts.errors - counts.failed)) / SECONDS,
-        bare_lag_p99_s=float(bare["p99"]),
+        answered=(counts.completed - (counts.errors - counts.failed)) / seconds,
+        bare_lag_p99_s=bare_lag_p99_s,
         lag_p99_s=result.send_lag_s.p99,
         lag_max_s=result.send_lag_s.max,
         service_p99_s=result.service_s.p99,
         cpu_share=result.cpu_s / result.duration_s,
         core_wait=(result.workers[0].core_wait_s or 0.0) / result.duration_s,
         realtime=realtime,
+        trustworthy=result.trustworthy,
     )
 
 
@@ -240,38 +243,6 @@ def bare_loop(rate: float, seconds: float) -> Distribution:
     prepare_process(1)
     with uvloop_runner() as runner:
         return runner.run(keep()).summary()
-
-
-# ── what the others print ────────────────────────────────────────────────────────────────────────
-
-
-def read_wrk(text: str) -> Peer:
-    rate = _number(r"Requests/sec:\s+([\d.]+)", text)
-    return Peer(rate, _seconds(r"99%\s+([\d.]+)(us|ms|s)", text))
-
-
-def read_hey(text: str) -> Peer:
-    return Peer(
-        _number(r"Requests/sec:\s+([\d.]+)", text), _seconds(r"99% in ([\d.]+) (sec)s", text)
-    )
-
-
-def read_autocannon(text: str) -> Peer:
-    document = json.loads(text)
-    return Peer(float(document["requests"]["average"]), document["latency"]["p99"] / 1000)
-
-
-def _number(pattern: str, text: str) -> float:
-    found = re.search(pattern, text)
-    if not found:
-        raise SystemExit(f"loadtest: cannot read what a peer printed: {text[:200]!r}")
-    return float(found[1])
-
-
-def _seconds(pattern: str, text: str) -> float | None:
-    units = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0}
-    found = re.search(pattern, text)
-    return float(found[1]) * units[found[2]] if found else None
 
 
 def _await_answer(url: str) -> None:
@@ -343,6 +314,11 @@ def misses(rounds: Sequence[Round]) -> list[str]:
         share = median(part.answered / part.wanted for part in parts)
         if share < LEAST_ANSWERED:
             missed.append(f"of {words} only {share:.1%} was answered")
+    doubted = sum(not found.fast.trustworthy for found in counted)
+    if 2 * doubted > len(counted):
+        missed.append(
+            f"at a third of wrk's rate {doubted} of {len(counted)} runs are not to be trusted"
+        )
     return missed
 
 

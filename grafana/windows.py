@@ -30,5 +30,6 @@ def after(expression: str) -> str:
 
 
 def mean(windowed: str) -> str:
-    """Of those points; for a query that is asked once, at the end."""
-    return f"avg_over_time(({windowed})[$__range:$__interval])"
+    """Of those points; for a query that is asked once, at the end. A point for each scrape:
+    `$__interval` grows with the time shown, to five minutes at a day, where a window has none."""
+    return f"avg_over_time(({windowed})[$__range:5s])"

@@ -39,6 +39,10 @@ class Remembered:
         return int(self.shown["desired"])
 
     @property
+    def direction(self) -> Direction:
+        return Direction(self.shown["direction"])
+
+    @property
     def sentence(self) -> str:
         return str(self.shown["sentence"])
 
@@ -106,7 +110,8 @@ class Decisions:
             try:
                 figures = {key: own.pop(key) for key in _FIGURES}
                 entry = Entry(**figures, decision=Remembered(own))
-                _ = entry.decision.service, entry.decision.desired, entry.decision.sentence
+                told = entry.decision
+                _ = told.service, told.desired, told.direction, told.sentence
                 self.last_id = max(self.last_id, entry.revision)
             except (KeyError, TypeError, ValueError):
                 continue
@@ -153,6 +158,15 @@ class Decisions:
         found = list(self._after(since or 0, service))
         return found[:limit] if since is not None else found[-limit:]
 
+    def last_scaled(self, service: str) -> dict[str, float]:
+        """When its number last changed, by direction, as far as that is remembered."""
+        entries = self._after(0, service)
+        return {
+            entry.decision.direction.value: entry.last_at
+            for entry in entries
+            if entry.decision.direction is not Direction.NONE
+        }
+
     def _after(self, since: int, service: str | None) -> Iterator[Entry]:
         for entry in self._entries.values():
             if entry.revision > since and service in (None, entry.decision.service):
@@ -177,6 +191,10 @@ class DecisionLog:
     newest: Decision | None = None
     newest_at: float | None = None
     """Unix seconds."""
+
+    def recall(self, service: str) -> None:
+        """When this service's number last changed, where that was before this log began."""
+        self.last_scale_unix_s = self.kept.last_scaled(service) | self.last_scale_unix_s
 
     def decided(self, decision: Decision, unix_s: float) -> None:
         self.counts[decision.direction.value, decision.reason.value] += 1

@@ -232,7 +232,9 @@ class Teller:
         plan = f"low={low}@trigger,high={high}@trigger,relief={high}@trigger"
         plan += f",after={high}@trigger,calm={low}@trigger"
         for act in ENCORE:
-            rate = high if act in ("spike", "again", "failure") else low
+            rate = high if act in ("again", "failure") else low
+            if act == "spike":
+                rate = round(demo_acts.SPIKE * setting.capacity_rps, 1)
             plan += f",{act}={rate}@trigger"
         settings = Settings(
             url=self._url(balancer),
@@ -401,7 +403,7 @@ class Teller:
         counts = balancer.controllers[SERVICE].fleet.counts()
         return counts.ready == 1 and counts.existing == 1
 
-    async def until(self, happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    async def until(self, happened: Callable[[], object], limit_s: float, otherwise: str) -> None:
         deadline = time.monotonic() + limit_s
         while not happened():
             if time.monotonic() > deadline:

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from autoscale.model import Fleet, VmStatus
+from autoscale.model import Fleet, VmState, VmStatus
 
 SPIKE_S: Final = 0.6
-"""At half more than one can serve, some ten requests queue up and are gone 2 s later: shorter than
-an overload must last for a boot. After 1.5 s of it they took 4 s, and a machine was booted."""
+"""At `SPIKE` times what one can serve, some nine more come than it can: they queue up, and are gone
+2 s later. That is shorter than an overload must last before anybody boots (`grow_window`, 3 s)."""
+SPIKE: Final = 2.5
 SETTLE_S: Final = 8.0
+MOMENT_S: Final = 2.0
 PREPARE_S: Final = 90.0
 """A boot to be saved, and a copy or another boot to be suspended; on a busy machine."""
 REPLACE_S: Final = 60.0
@@ -31,7 +33,7 @@ class Stage(Protocol):
         """The load goes on as this act's."""
         ...
 
-    async def until(self, happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    async def until(self, happened: Callable[[], object], limit_s: float, otherwise: str) -> None:
         """Raises StoryBroken."""
         ...
 
@@ -79,15 +81,13 @@ async def play(
 
     await stage.shift("failure")
     stage.says("one of two machines is killed under high load", hold_s)
-    await asyncio.sleep(2.0)
-    victim = next(vm.name for vm in stage.vms() if vm.state == "ready")
-    kill(home, victim)
+    await asyncio.sleep(MOMENT_S)
+    await stage.until(lambda: ready(stage), REPLACE_S, "nobody serves who could be killed")
+    victim = ready(stage)[0]
+    await stage.until(lambda: kill(home, victim), MOMENT_S, f"the process of {victim} is not found")
     stage.killed(victim)
     await stage.until(
-        lambda: (
-            stage.counts().ready == 2
-            and victim not in [vm.name for vm in stage.vms() if vm.state == "ready"]
-        ),
+        lambda: stage.counts().ready == 2 and victim not in ready(stage),
         REPLACE_S,
         "who was killed was not replaced",
     )
@@ -96,11 +96,17 @@ async def play(
     await stage.shift("rest")
     stage.says("low load for the last time", 20)
     await stage.until(lambda: stage.counts().ready == 1, 2 * REPLACE_S, "the fleet never shrank")
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(MOMENT_S)
 
 
-def kill(home: Path, vm: str) -> None:
-    """SIGKILL to the process that runs this guest; to nobody where there is none, or several."""
+def ready(stage: Stage) -> list[str]:
+    """The names of those that serve."""
+    return [vm.name for vm in stage.vms() if vm.state is VmState.READY and vm.role == "replica"]
+
+
+def kill(home: Path, vm: str) -> bool:
+    """SIGKILL to the process that runs this guest; to nobody where there is none, or several.
+    Whether it was sent."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -112,5 +118,7 @@ def kill(home: Path, vm: str) -> None:
         qemu = b"qemu-system" in command.split(b"\0")[0]
         if qemu and os.fsencode(home) in command and vm.encode() in command:
             found.append(int(entry.name))
-    if len(found) == 1:
-        os.kill(found[0], signal.SIGKILL)
+    if len(found) != 1:
+        return False
+    os.kill(found[0], signal.SIGKILL)
+    return True

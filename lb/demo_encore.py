@@ -54,12 +54,16 @@ def rows(story: Story) -> list[Row]:
 
 
 def _spiked(story: Story) -> Check:
+    what = "a short spike of more than one replica can serve started no machine"
+    phase, lasted = story.phase("spike"), story.window("spike")
+    if phase is None or lasted is None or story.setting is None:
+        return Check(what, False, "there was no spike")
+    lasted_s = lasted[1] - lasted[0]
+    asked, can = phase.counts.intended, story.setting.capacity_rps * lasted_s
     grew = _between(story, "scale.up", "spike", "prepare")
-    lasted = story.window("spike")
-    saw = grew[0].message if grew else "none was"
-    if lasted is not None and not grew:
-        saw += f", in {lasted[1] - lasted[0]:.1f} s of high load and what followed"
-    return Check("a short spike started no machine", not grew, saw)
+    saw = f"{asked} requests in {lasted_s:.1f} s, of which one can serve {can:.0f}; "
+    saw += grew[0].message if grew else "none was started"
+    return Check(what, not grew and asked > can, saw)
 
 
 def _was_quick(story: Story) -> Check:

@@ -24,7 +24,7 @@ from lb.demo_story import Check, Point
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 HISTORY = 48
 LINE_EVERY_S = 5.0
-WHOLE_S = 165.0
+WHOLE_S = 270.0
 """About how long all acts take; the progress bar only approaches the end until it is there."""
 
 

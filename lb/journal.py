@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final
 
 from autoscale.model import Happening, Reason
-from lb.journal_file import MAX_BYTES, Event, JournalFile, Row, read_page
+from lb.journal_file import MAX_BYTES, Event, JournalFile, Row, Scalar, read_page
 
 __all__ = ["Event", "Following", "Journal"]
 
@@ -48,6 +48,16 @@ class _Flush:
 
     def __init__(self) -> None:
         self.done = threading.Event()
+
+
+def _sayable(text: str) -> str:
+    """Without halves of surrogate pairs, which a name that is not UTF-8 brings along: neither the
+    file nor an answer could hold the event, nor any page that it stands on."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plain(value: Scalar) -> Scalar:
+    return _sayable(value) if isinstance(value, str) else value
 
 
 class Journal:
@@ -102,21 +112,15 @@ class Journal:
 
     def start(self) -> None:
         """Open the file and start the writer. Never raises: without a file it records in memory."""
-        newest, known = 0, False
+        unkept = self._queue.maxsize + MAX_BATCH
+        last = self._file.beyond(0, unkept)
         try:
-            newest, known = self._file.begin()
+            last = self._file.begin(unkept)
             self.decisions = self._file.decisions()
         except (sqlite3.Error, OSError, ValueError) as error:
             self._file.close()
             self._lose(0, error)
-        if not known:
-            # What ids were told is unknown: the file is lost, or whoever wrote it was killed
-            # between telling and keeping. Milliseconds since 1970 are beyond them all, but for a
-            # thousand events a second, of which no more than the queue and a batch were not kept.
-            # So ids still only grow, and a follower that resumes misses nothing.
-            unkept = self._queue.maxsize + MAX_BATCH
-            newest = max(newest + unkept, int(self._wall_clock() * 1000))
-        self._next_id = newest + 1
+        self._next_id = last + 1
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
         self._tell_of_a_new_file()
@@ -131,10 +135,10 @@ class Journal:
                 at=self._wall_clock(),
                 kind=happening.kind,
                 service=happening.service,
-                subject=happening.subject,
+                subject=_sayable(happening.subject),
                 reason=str(happening.reason),
-                message=happening.message,
-                data=dict(happening.data),
+                message=_sayable(happening.message),
+                data={name: _plain(value) for name, value in happening.data.items()},
             )
             self._next_id += 1
             self._recent.append(event)

@@ -45,13 +45,12 @@ CREATE TABLE IF NOT EXISTS decision (
     revision INTEGER NOT NULL,
     data TEXT NOT NULL
 )""",
-    # One row: the last id that was told, whether its event was kept or not; NULL while a process
-    # tells them, and for ever where it was killed.
+    # The last id that was told, whether its event was kept or not. While a process tells more, and
+    # for ever where it was killed, NULL stands beside it.
     "CREATE TABLE IF NOT EXISTS ending (last_id INTEGER)",
 )
 _RUNS: Final = (
-    "UPDATE ending SET last_id = NULL WHERE last_id IS NOT NULL",
-    "INSERT INTO ending SELECT NULL WHERE NOT EXISTS (SELECT 1 FROM ending)",
+    "INSERT INTO ending SELECT NULL WHERE NOT EXISTS (SELECT 1 FROM ending WHERE last_id IS NULL)"
 )
 # The column list is a constant of this file; every value is bound.
 _INSERT: Final = f"INSERT INTO event ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608
@@ -114,10 +113,9 @@ class JournalFile:
         self._rows_since_prune = PRUNE_EVERY
         self._bytes_since_prune = 0
 
-    def begin(self) -> tuple[int, bool]:
-        """The last id that is known to have been told, and whether it is the last that was: nobody
-        can know where a process was killed, or the file was broken. From now on ids are this
-        process's to tell."""
+    def begin(self, unkept: int) -> int:
+        """The last id that may have been told; from now on they are this process's to tell. It had
+        told up to `unkept` more than it kept where it was killed."""
         db = self._file.open()
         # The one commit that must outlive a power cut: a process that nobody saw begin could not
         # be told from one that ended well.
@@ -125,10 +123,21 @@ class JournalFile:
         with db:
             (newest,) = db.execute("SELECT max(id) FROM event").fetchone()
             found = db.execute("SELECT last_id FROM ending").fetchall()
-            _mark_running(db)
+            last = max([newest or 0, *(told for (told,) in found if told is not None)])
+            if self._file.begun_anew or (None,) in found:
+                last = self.beyond(last, unkept)
+            # the next process begins after this one, also where this one keeps nothing
+            db.execute("DELETE FROM ending")
+            db.executemany("INSERT INTO ending VALUES (?)", [(last,), (None,)])
         db.execute("PRAGMA synchronous=NORMAL")
-        last = max([newest or 0, *(told for (told,) in found if told is not None)])
-        return int(last), not self._file.begun_anew and (None,) not in found
+        return int(last)
+
+    def beyond(self, known: int, unkept: int) -> int:
+        """An id that nobody was told, where `known` was: the file is lost, or whoever wrote it was
+        killed between telling and keeping. Milliseconds since 1970 are beyond them all, but for a
+        thousand events a second. So ids still only grow, and a follower that resumes misses
+        nothing."""
+        return max(known + unkept, int(self._wall_clock() * 1000))
 
     def end(self, last_id: int) -> None:
         """The last id that was told, for the next `begin`."""
@@ -164,7 +173,8 @@ class JournalFile:
         )  # fmt: skip
 
         def work(db: sqlite3.Connection) -> None:
-            _mark_running(db)
+            # the file may be another one than at the start, or was not to be had
+            db.execute(_RUNS)
             db.executemany(_INSERT, rows)
             db.executemany("INSERT OR REPLACE INTO decision VALUES (?,?,?)", kept)
             if due:
@@ -188,12 +198,6 @@ class JournalFile:
         db.execute(_PRUNE_DECISIONS, (MAX_DECISIONS,))
         while used_bytes(db) > self._max_bytes and db.execute(_PRUNE_TENTH).rowcount > 0:
             pass
-
-
-def _mark_running(db: sqlite3.Connection) -> None:
-    """Also at each write: the file may be another one than at the start, or was not to be had."""
-    for statement in _RUNS:
-        db.execute(statement)
 
 
 def read_page(path: Path, since_id: int | None, limit: int, service: str | None) -> list[Event]:

@@ -318,6 +318,7 @@ def _vm_metrics(status: VmStatus, guest_cores: float | None) -> VmMetrics:
         vm=status.name,
         cpu_ratio=ratios,
         cpu_seconds={"vcpu": sample.vcpu_s, "overhead": max(0.0, sample.cpu_s - sample.vcpu_s)},
+        cpu_time_seconds=sample.cpu_s,
         memory_bytes=sample.memory_bytes,
         facts=facts,
         limit_cores=sample.limit_cores,

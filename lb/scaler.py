@@ -145,6 +145,7 @@ class Scaler:
 
     def start(self, opening: asyncio.Task[None]) -> None:
         """Run once the hosts were opened, or could not be: the first request does not wait."""
+        self.log.recall(self._service)
         self._task = spawn(self._run(opening), name=f"scaler {self.fleet.service}")
 
     def _files(self, home: Path, image: str) -> BootFiles:

@@ -22,6 +22,14 @@ from lb.tasks import spawn
 log = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
+LATE_S: Final = 0.02
+"""So far into a second it is told. uvloop's timers count in whole milliseconds and end some early:
+aimed at a second's beginning, one told the second before twice and left its own out."""
+
+
+def until_next(wall_s: float) -> float:
+    """Seconds to wait so that each second is told once."""
+    return EVERY_S - wall_s % EVERY_S + LATE_S
 
 
 class Series:
@@ -78,8 +86,7 @@ class Series:
     async def _run(self) -> None:
         while not self._ending.is_set():
             await self.record(self._wall_clock())
-            # at the beginning of each second, so that none is told twice or left out
-            rest_s = EVERY_S - self._wall_clock() % EVERY_S
+            rest_s = until_next(self._wall_clock())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):
                     await self._ending.wait()

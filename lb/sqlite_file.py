@@ -37,6 +37,7 @@ class SqliteFile:
         self._version = version
         self._create = tuple(create)
         self._db: sqlite3.Connection | None = None
+        self._checked = False
 
     def open(self) -> sqlite3.Connection:
         """Open or begin the file, if that is still to do; a broken one is moved aside first."""
@@ -104,13 +105,17 @@ class SqliteFile:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, self._version):
             raise UnusableError(f"another version of lbctl wrote it: schema {version}")
-        # 60 ms for the 25 MB of a full journal, once a start.
+        if self._checked:
+            return
+        # 60 ms for the 25 MB of a full journal: once a start, not at each try on a full disk
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise UnusableError(str(verdict))
+        self._checked = True
 
     def _move_aside(self, why: Exception) -> None:
         """Make room, and keep the broken file, one generation, for whoever wants to look."""
+        self._checked = False
         aside = self.path.with_name(self.path.name + ".broken")
         self.path.replace(aside)
         for suffix in ("-wal", "-shm"):

@@ -39,6 +39,8 @@ class VmRow:
     vcpus: int | None = None
     delay_seconds: float | None = None
     """How long its vCPUs were ready to run and had no core, all together. Cumulative."""
+    cpu_time_seconds: float | None = None
+    """Of the host, whole: what the parts of `cpu_seconds` come to. Cumulative."""
     most_memory_bytes: int | None = None
     """What the guest is given, which its host may not have needed yet."""
 
@@ -70,6 +72,16 @@ def collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:
     vcpus = GaugeMetricFamily(
         "libvirt_domain_info_virtual_cpus", "Virtual CPUs of a VM", labels=("domain",)
     )
+    cpu_time = CounterMetricFamily(
+        "libvirt_domain_info_cpu_time_seconds_total",
+        "Host CPU a VM used, all of it",
+        labels=("domain",),
+    )
+    resident = GaugeMetricFamily(
+        "libvirt_domain_memory_stats_rss_bytes",
+        "Host memory of the process that runs a VM",
+        labels=("domain",),
+    )
     most = GaugeMetricFamily(
         "libvirt_domain_info_maximum_memory_bytes",
         "Memory that a VM was given",
@@ -90,8 +102,9 @@ def collect_vms(vms: Iterable[VmRow]) -> Iterator[Metric]:
             info.add_metric((row.vm, *words), 1)
         for family, figure in (
             (memory, row.memory_bytes), (limit, row.limit_cores), (vcpus, row.vcpus),
+            (cpu_time, row.cpu_time_seconds), (resident, row.memory_bytes),
             (most, row.most_memory_bytes), (delay, row.delay_seconds),
         ):  # fmt: skip
             if figure is not None:
                 family.add_metric((row.vm,), figure)
-    yield from (ratio, seconds, memory, limit, info, vcpus, most, delay)
+    yield from (ratio, seconds, memory, limit, info, vcpus, cpu_time, resident, most, delay)

@@ -39,7 +39,7 @@ def what(
         raise InputError(f"URL {url!r}: with --targets it names a server: leave out the path")
     found = read_targets(targets, kind)
     for reason, count in found.skipped.items():
-        log.warning("%s: %d lines left out: they %s", targets, count, reason)
+        log.warning("%s: %d %s left out: they %s", targets, count, found.unit, reason)
     return {
         "url": str(targets) if url is None else f"{url} ({targets})",
         "mix": Mix.of(found.asks, given, base),

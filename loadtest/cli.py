@@ -21,7 +21,7 @@ from loadtest import interval_log, remote
 from loadtest.asked import what
 from loadtest.errors import InputError, LoadtestError
 from loadtest.listen import parse_listen
-from loadtest.live import Lines, View
+from loadtest.live import Lines, View, while_seen
 from loadtest.merge import merge_results
 from loadtest.outputs import KINDS, Outputs, check_writable, write
 from loadtest.plan import Plan, parse_duration, parse_rate
@@ -121,12 +121,14 @@ def run(
     if console.is_terminal:
         view = View(console, settings.plan.seconds)
     with view:
-        result = run_here(settings, None if quiet else view.show)
-    if to_stdout:
-        click.echo(result.to_json())
-    write([("", result)], outputs)
-    print_one(console, result)
-    _judge(result, thresholds)
+        result = run_here(settings, None if quiet else while_seen(view.show))
+    try:
+        if to_stdout:
+            click.echo(result.to_json())
+        print_one(console, result)
+    finally:  # a reader that has gone costs its own copy, not the files
+        failed = write([("", result)], outputs)
+    _judge(result, thresholds, failed)
 
 
 @cli.command()
@@ -169,7 +171,7 @@ def report(files: Sequence[Path], merge: bool, **given: Any) -> None:
     FILES are results (JSON) or interval logs (.hlog), not both.
     """
     outputs = _outputs(given, None)
-    check_writable(outputs)
+    check_writable(outputs, 1 if merge else len(files))
     console = _console()
     logs = [path for path in files if path.suffix == ".hlog"]
     if logs:
@@ -180,11 +182,12 @@ def report(files: Sequence[Path], merge: bool, **given: Any) -> None:
     results = [(str(path), Result.read(path)) for path in files]
     if merge:
         results = [("merged", merge_results(results))]
-    write(results, outputs)
+    failed = write(results, outputs)
     if len(results) == 1:
         print_one(console, results[0][1])
     else:
         print_comparison(console, results)
+    _leave(failed, 1)
 
 
 def _report_logs(console: Console, paths: Sequence[Path], outputs: Outputs, *, merge: bool) -> None:
@@ -194,8 +197,6 @@ def _report_logs(console: Console, paths: Sequence[Path], outputs: Outputs, *, m
     if merge:
         logs = [("merged", interval_log.merge_logs(log for _, log in logs))]
     if "hlog" in outputs:
-        if len(logs) > 1:
-            raise InputError("--hlog holds one log: say --merge, or give one file")
         interval_log.write_log(logs[0][1], outputs["hlog"])
     print_tallies(console, [(name, interval_log.whole(log)) for name, log in logs])
 
@@ -207,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(given, prog_name="loadtest", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as asked:
+        asked.show()
+        sys.exit(asked.exit_code)
     except (LoadtestError, click.ClickException, click.Abort, OSError, KeyboardInterrupt) as wrong:
         if "--debug" in given:
             raise
@@ -253,14 +257,22 @@ def _outputs(given: dict[str, Any], json_path: str | None) -> Outputs:
     return found
 
 
-def _judge(result: Result, thresholds: Sequence[Threshold]) -> None:
+def _judge(result: Result, thresholds: Sequence[Threshold], failed: Sequence[str]) -> None:
+    """Says all that is wrong; `failed` are outputs. A missed threshold is a verdict: it decides."""
     missed = [threshold.text for threshold in thresholds if threshold.missed(result)]
-    if missed:
-        click.echo(f"loadtest: threshold missed: {', '.join(missed)}", err=True)
-        sys.exit(3)
+    wrong = [f"threshold missed: {', '.join(missed)}"] if missed else []
     if result.counts.intended and not result.counts.completed and result.counts.failed:
         kinds = ", ".join(f"{kind} {count}" for kind, count in result.errors.items())
-        raise LoadtestError(f"not one request was answered ({kinds})")
+        wrong.append(f"not one request was answered ({kinds})")
+    _leave([*wrong, *failed], 3 if missed else 1)
+
+
+def _leave(wrong: Sequence[str], code: int) -> None:
+    """Ends with `code`, a line on stderr for each thing that went wrong; with none, goes on."""
+    for line in wrong:
+        click.echo(f"loadtest: {' '.join(line.split())}", err=True)
+    if wrong:
+        sys.exit(code)
 
 
 def _ask(control: Path | None, method: str, body: dict[str, Any] | None) -> dict[str, Any]:

@@ -36,6 +36,11 @@ _ERRNO_KINDS = {
 }
 # Shortages on this side: they say nothing about the server.
 LOCAL_KINDS = frozenset({"local_ports", "local_files"})
+KINDS = (
+    "refused", "reset", "closed", "timeout", "bad_response", "unreachable", "tls", "local_ports",
+    "local_files", "os_error",
+)  # fmt: skip
+"""All that a request without an answer can be counted under."""
 
 
 class Exchange:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from loadtest.errors import InputError, ShiftError
-from loadtest.timeline import Cause
+from loadtest.timeline import Cause, check_shift_rate
 
 _MAX_SOCKET_PATH = 107  # bytes; the kernel's sun_path holds 108 with the closing zero
 
@@ -66,6 +66,9 @@ class _Status:
         except ValueError as wrong:
             return _problem(400, "not a shift", str(wrong))
         try:
+            # Both or neither: the one thing that can be wrong after a shift is looked at before.
+            if "rate" in wanted:
+                check_shift_rate(wanted["rate"])
             if "phase" in wanted:
                 self._test.shift(wanted["phase"], "control")
             if "rate" in wanted:
@@ -88,6 +91,11 @@ def _parse(text: str) -> dict[str, Any]:
             raise ValueError(f"{key!r}: allowed are {', '.join(kinds)}")
         if not isinstance(value, kinds[key]) or (key == "rate" and isinstance(value, bool)):
             raise ValueError(f"{key!r}: {value!r} is not a {kinds[key][-1].__name__}")
+    if "rate" in document:
+        try:
+            document["rate"] = float(document["rate"])
+        except OverflowError:
+            raise ValueError("'rate': it is too large a number") from None
     return document
 
 

@@ -13,10 +13,13 @@ import contextlib
 import logging
 import multiprocessing
 import random
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import SpawnProcess
 from typing import Any, Literal
@@ -28,6 +31,7 @@ from loadtest.member import Begin, Do, Report, work
 from loadtest.merge import merge_results, merge_rows, second_of
 from loadtest.outcome import plan_result
 from loadtest.result import Counts, Result, Second, WorkerResult
+from loadtest.signals import TAKEN
 from loadtest.stats import Tally, merged
 from loadtest.status import Figures, status_of
 from loadtest.target import Settings
@@ -127,7 +131,7 @@ class Crew:
         self._stop("interrupt")
 
     def abandon(self) -> None:
-        """Ends at once; may be called over and over."""
+        """Ends at once."""
         self._stop("abandon")
 
     def _stop(self, how: Literal["interrupt", "abandon"]) -> None:
@@ -187,8 +191,10 @@ class Crew:
             if time.monotonic() > patience or any(member.ended for member in self._members):
                 raise LoadtestError("the workers do not start")
             if self._interrupted_at is not None:
-                raise LoadtestError("interrupted before the first request")
+                break
             await self._wait()
+        if self._interrupted_at is not None:
+            raise LoadtestError("interrupted before the first request")
 
     async def _wait(self) -> None:
         """Until somebody said something, half a second at most; ends those that say nothing."""
@@ -290,7 +296,8 @@ class _Member:
         self.process: SpawnProcess = spawn.Process(
             target=work, args=(settings, addresses, share, theirs), name=f"loadtest {share.index}"
         )
-        self.process.start()
+        with _signals_wait():
+            self.process.start()
         theirs.close()  # so that its end is the pipe's end
 
     def tell(self, word: Begin | Do) -> None:
@@ -304,6 +311,18 @@ class _Member:
         if self.ended:
             return False
         return self.report is None or second_of(self.report.row) < second
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ours come afterwards. A process that is started within keeps them waiting until it is ready
+    for them: a Ctrl-C half-way through its imports would end it with a traceback."""
+    resource_tracker.ensure_running()  # started later it would let them in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_all(members: Sequence[_Member]) -> None:

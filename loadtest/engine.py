@@ -85,7 +85,12 @@ async def run(
             stack.enter_context(handling(test))
         if lifeline is not None:
             loop = asyncio.get_running_loop()
-            loop.add_reader(lifeline, test.abandon)
+
+            def abandoned() -> None:
+                loop.remove_reader(lifeline)  # it stays readable: once is enough
+                test.abandon()
+
+            loop.add_reader(lifeline, abandoned)
             stack.callback(loop.remove_reader, lifeline)
         return await test.run()
 
@@ -213,7 +218,7 @@ class LoadTest:
         self.finish("interrupt")
 
     def abandon(self) -> None:
-        """Ends at once; may be called over and over."""
+        """Ends at once."""
         self._gives_up_at = self.now()
         self.finish("abandoned")
 

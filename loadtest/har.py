@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 from loadtest.errors import InputError
 from loadtest.mix import Ask
@@ -19,8 +20,11 @@ _NOT_OURS = frozenset(
 )  # fmt: skip
 
 
-def read_har(text: str, name: str) -> list[Ask]:
-    """Entries that are no http(s) request (data:, ws:) are left out. Raises InputError."""
+_FORM = "application/x-www-form-urlencoded"
+
+
+def read_har(text: str, name: str) -> tuple[list[Ask], dict[str, int]]:
+    """The requests in order, and how many entries were left out by reason. Raises InputError."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError as wrong:
@@ -31,15 +35,34 @@ def read_har(text: str, name: str) -> list[Ask]:
     except (KeyError, TypeError):
         raise InputError(f"{name}:1:1: not a HAR file: it has no log.entries") from None
     asks = []
+    skipped: dict[str, int] = {}
     for number, entry in numbered:
         where = f"{name}: entry {number}"
         try:
-            ask = _ask(entry["request"], where)
+            request = entry["request"]
+            reason = _unsendable(request)
+            if reason is None:
+                asks.append(_ask(request, where))
+            else:
+                skipped[reason] = skipped.get(reason, 0) + 1
         except (KeyError, TypeError, AttributeError) as wrong:
             raise InputError(f"{where}: not a HAR entry's request ({wrong})") from None
-        if ask.url.startswith(("http://", "https://")):
-            asks.append(ask)
-    return asks
+    return asks, skipped
+
+
+def _unsendable(request: dict[str, Any]) -> str | None:
+    scheme = str(request["url"]).partition(":")[0]
+    if scheme not in ("http", "https"):
+        return f"are {scheme}:, not http"
+    data = request.get("postData") or {}
+    if data.get("params") and not data.get("text") and not _is_form(data):
+        return "hold a form's fields, but not the body they were sent in"
+    return None
+
+
+def _is_form(data: dict[str, Any]) -> bool:
+    kind = str(data.get("mimeType") or _FORM).partition(";")[0]
+    return kind.strip().lower() == _FORM
 
 
 def _ask(request: dict[str, Any], where: str) -> Ask:
@@ -59,6 +82,9 @@ def _ask(request: dict[str, Any], where: str) -> Ask:
 
 def _body(data: dict[str, Any], where: str) -> bytes:
     text = str(data.get("text") or "")
+    if not text and data.get("params"):
+        fields = [(str(field["name"]), str(field.get("value", ""))) for field in data["params"]]
+        return urlencode(fields).encode()
     if data.get("encoding") != "base64":
         return text.encode()
     try:

@@ -97,22 +97,20 @@ def write_log(log: Sequence[Interval], path: Path) -> None:
 
 
 def merge_logs(logs: Iterable[Sequence[Interval]]) -> list[Interval]:
-    """What falls into the same second of the first log's rhythm becomes one interval."""
+    """What begins in the same second of the first log's rhythm becomes one interval, in that
+    rhythm: so they do not overlap."""
     every = [interval for log in logs for interval in log]
     began = min(interval.start for interval in every)
     by_second: defaultdict[int, list[Interval]] = defaultdict(list)
     for interval in every:
         # A millisecond's rounding in a file must not move a row into the second before.
         by_second[math.floor(interval.start - began + 0.001)].append(interval)
-    return [_one(together) for _, together in sorted(by_second.items())]
+    return [
+        Interval(began + second, max(interval.length for interval in together), whole(together))
+        for second, together in sorted(by_second.items())
+    ]
 
 
 def whole(log: Sequence[Interval]) -> Tally:
     """All of it in one."""
     return merged(interval.latency for interval in log)
-
-
-def _one(together: Sequence[Interval]) -> Interval:
-    start = min(interval.start for interval in together)
-    end = max(interval.start + interval.length for interval in together)
-    return Interval(start, round(end - start, 6), whole(together))

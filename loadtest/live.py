@@ -7,6 +7,8 @@ refreshing thread would take the interpreter's lock in the middle of the pacing.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -65,7 +67,9 @@ class View:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._live.stop()
+        # A terminal that has gone must not take the result along.
+        with suppress(OSError, SystemExit):
+            self._live.stop()
 
     def show(self, second: Second) -> None:
         """Draws the row."""
@@ -102,6 +106,21 @@ class View:
             shown = "   ".join(f"{kind} {count}" for kind, count in kinds)
             lines.append(Text(f"errors: {shown}", style="red"))
         return Group(*lines)
+
+
+def while_seen(show: Callable[[Second], None]) -> Callable[[Second], None]:
+    """`show` until it fails, then nothing: who watched has gone (`| head`), the test goes on."""
+    seen = True
+
+    def show_if_seen(second: Second) -> None:
+        nonlocal seen
+        if seen:
+            try:
+                show(second)
+            except (OSError, SystemExit):  # rich answers a broken pipe with an exit
+                seen = False
+
+    return show_if_seen
 
 
 def line(second: Second) -> str:

@@ -8,6 +8,7 @@ each second, and at the end its `Result`, or the line of an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from loadtest.engine import LoadTest, Order
 from loadtest.errors import ShiftError
 from loadtest.priority import take_realtime
 from loadtest.result import Result, Second
+from loadtest.signals import TAKEN
 from loadtest.target import Settings
 from loadtest.timeline import Cause, Share
 from loadtest.worker import prepare_process, uvloop_runner
@@ -60,16 +62,19 @@ class Report:
 
 def work(settings: Settings, addresses: Sequence[Address], share: Share, pipe: Pipe) -> None:
     """The process's target."""
-    # Ctrl-C reaches the whole group; what it means is for the crew to say, once for all.
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    # Ctrl-C, and a service manager's SIGTERM, reach the whole group; what it means is for the crew
+    # to say, once for all.
+    for number in TAKEN:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TAKEN)  # the crew blocked them for our start
     prepare_process(settings.max_in_flight // share.of + 1)
     if settings.realtime:
         take_realtime()
     with uvloop_runner() as runner:
         result = runner.run(_Member(settings, addresses, share, pipe).run())
     if result is not None:
-        pipe.send(result)
+        with contextlib.suppress(OSError):  # the crew is gone
+            pipe.send(result)
     pipe.close()
 
 
@@ -88,7 +93,7 @@ class _Member:
         self._begin = loop.create_future()
         loop.add_reader(self._pipe.fileno(), self._told)
         try:
-            self._pipe.send("ready")
+            self._say("ready")
             begin = await self._begin
             if begin is None:
                 return None
@@ -101,7 +106,12 @@ class _Member:
         if self._alone:
             return
         active, idle = self._test.connections
-        self._pipe.send(Report(row, self._test.ledger.lag.encode(), active, idle))
+        self._say(Report(row, self._test.ledger.lag.encode(), active, idle))
+
+    def _say(self, word: str | Report) -> None:
+        # A crew that is gone is `_told` of by the pipe's end, in the loop's next round.
+        with contextlib.suppress(OSError):
+            self._pipe.send(word)
 
     def _told(self) -> None:
         try:

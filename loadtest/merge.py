@@ -1,7 +1,7 @@
 """Several results in one: of worker processes, of machines that ran at the same time. Pure.
 
 Counts are added, histograms too, and percentiles are taken anew from those: nothing is averaged.
-What happened in the same second, by the clock of the machine that saw it, shares a row.
+Rows that began in the same second of the first machine's, by their machines' clocks, become one.
 """
 
 from __future__ import annotations
@@ -202,7 +202,9 @@ def _series(results: Sequence[Result], late: Sequence[float]) -> list[Second]:
     by_second: defaultdict[int, list[Second]] = defaultdict(list)
     for result, after in zip(results, late, strict=True):
         for row in result.series:
-            moved = replace(row, t=round(row.t + after, 6)) if after else row
+            # Rows cannot be cut. Moved by whole seconds they keep to the first machine's; by the
+            # fraction too, a row of all would be longer than its seconds and overlap the next.
+            moved = replace(row, t=row.t + math.floor(after))
             by_second[second_of(moved)].append(moved)
     return [merge_rows(rows) for _, rows in sorted(by_second.items())]
 

@@ -6,7 +6,7 @@ the test's loop less than a millisecond.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from loadtest.connection import KINDS
 from loadtest.errors import InputError
 from loadtest.stats import Tally, upper_us
 from loadtest.status import Figures
@@ -27,6 +28,8 @@ from loadtest.status import Figures
 BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
+# A tester keeps to its plan within a millisecond: its own lag needs figures below that.
+LAG_BUCKETS_S = (0.0001, 0.00025, 0.0005, *BUCKETS_S)
 
 
 class Counted(Protocol):
@@ -66,7 +69,8 @@ class TestCollector:
             "Requests without an answer, and answers of status 400 and above, by kind.",
             labels=("kind",),
         )
-        for kind, count in figures.errors.items():
+        # From nought on: a series that begins with its first burst has no rate for it.
+        for kind, count in {**dict.fromkeys(KINDS, 0), **figures.errors}.items():
             errors.add_metric((kind,), count)
         yield errors
         yield GaugeMetricFamily(
@@ -76,12 +80,16 @@ class TestCollector:
             "loadtest_inflight_requests", "Requests under way.", figures.in_flight
         )
         yield _histogram(
-            "loadtest_send_lag_seconds", "How late the tester took up a request.", figures.lag
+            "loadtest_send_lag_seconds",
+            "How late the tester took up a request.",
+            figures.lag,
+            LAG_BUCKETS_S,
         )
         yield _histogram(
             "loadtest_request_duration_seconds",
             "From the moment a request was due to its whole answer.",
             figures.latency,
+            BUCKETS_S,
         )
 
 
@@ -114,21 +122,23 @@ async def serve_metrics(test: Counted, host: str, port: int) -> AsyncIterator[in
         await runner.cleanup()
 
 
-def _histogram(name: str, words: str, tally: Tally) -> HistogramMetricFamily:
+def _histogram(
+    name: str, words: str, tally: Tally, bounds: Sequence[float]
+) -> HistogramMetricFamily:
     """A bucket of ours belongs to the first bound that is not below its upper edge."""
-    counts = [0] * (len(BUCKETS_S) + 1)
+    counts = [0] * (len(bounds) + 1)
     total = 0.0
     at = 0
     for bucket in sorted(tally.counts):
         upper = upper_us(bucket) / 1e6
-        while at < len(BUCKETS_S) and upper > BUCKETS_S[at]:
+        while at < len(bounds) and upper > bounds[at]:
             at += 1
         counts[at] += tally.counts[bucket]
         total += upper * tally.counts[bucket]
-    bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
+    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
     seen = 0
     buckets = []
-    for bound, count in zip(bounds, counts, strict=True):
+    for bound, count in zip(names, counts, strict=True):
         seen += count
         buckets.append((bound, seen))
     family = HistogramMetricFamily(name, words)

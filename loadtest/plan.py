@@ -64,7 +64,7 @@ class Plan:
     @classmethod
     def constant(cls, rate: float, seconds: float | None, name: str = "steady") -> Plan:
         """One phase at one rate (per second); `seconds` None: until finished."""
-        _check_rate(rate, f"rate {rate:g}")
+        check_rate(rate, f"rate {rate:g}")
         _check_seconds(seconds, "duration")
         return cls((Phase(name, Constant(rate), seconds),))
 
@@ -137,7 +137,7 @@ def parse_rate(text: str) -> float:
         rate = float(number)
     except ValueError:
         raise PlanError(f"rate {text!r}: write requests per second, e.g. 50") from None
-    _check_rate(rate, f"rate {text!r}")
+    check_rate(rate, f"rate {text!r}")
     return rate
 
 
@@ -209,13 +209,11 @@ def _parse_trace(file: str, speed_text: str | None, read_trace: TraceReader | No
         raise PlanError(f"speed {speed_text!r}: write how many times as fast, e.g. {file}*24")
     if read_trace is None:
         raise PlanError(f"{file}: traces cannot be read here")
-    trace = read_trace(file, speed)
-    for rate in trace.rates:
-        _check_rate(rate, f"{file}: rate {rate:g}")
-    return trace
+    return read_trace(file, speed)
 
 
-def _check_rate(rate: float, what: str) -> None:
+def check_rate(rate: float, what: str) -> None:
+    """Raises PlanError, beginning with `what`."""
     if not 0 <= rate <= MAX_RATE:  # also refuses nan
         raise PlanError(f"{what}: allowed is 0 to {MAX_RATE:,.0f} requests per second")
 

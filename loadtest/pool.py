@@ -72,7 +72,10 @@ class ConnectionPool:
         self.reconnects = 0
 
     def __repr__(self) -> str:
-        return f"<ConnectionPool {self.active} active, {self.idle} idle, {self.opening} opening>"
+        return (
+            f"<ConnectionPool {self.active} active, {self.idle} idle, {self.opening} opening,"
+            f" {len(self._waiting)} waiting>"
+        )
 
     @property
     def idle(self) -> int:
@@ -103,6 +106,10 @@ class ConnectionPool:
         exchange.done = True
         if exchange.connection is not None:
             exchange.connection.abort()
+        # They end in the order in which they came: one that timed out stands at the front. Left
+        # there, before a server that accepts nobody, they would pile up and be owed connections.
+        while self._waiting and self._waiting[0].done:
+            self._waiting.popleft()
 
     async def close(self) -> None:
         """Ends every connection and attempt; returns when their sockets are closed."""

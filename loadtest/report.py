@@ -137,10 +137,11 @@ def _phase_table(result: Result) -> Table:
 
 def _core_wait(result: Result) -> str | None:
     """Worth a line from a hundredth of the time on: then it is the machine that is late."""
-    waits = [worker.core_wait_s for worker in result.workers if worker.core_wait_s is not None]
-    share = max(waits, default=0.0) / result.duration_s if result.duration_s else 0.0
-    if share < 0.01:
+    waits = [(w.core_wait_s, w.cpu_s) for w in result.workers if w.core_wait_s is not None]
+    wait, cpu = max(waits, default=(0.0, 0.0))
+    if not wait or wait < 0.01 * result.duration_s:
         return None
+    share = wait / (wait + cpu)
     return f"others had this tester's core for {share:.0%} of the time in which it had work to do"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,10 +186,18 @@ def write_atomically(result: Result, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """The whole file or none of it. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
+    """The whole file or none of it. Raises OSError.
+
+    Where a link leads, the file is replaced and the link stays. What is there and no file, a pipe
+    or a device, is written to: a rename would put a file in its place.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, "utf-8")
+        return
+    file = Path(os.path.realpath(path))
+    partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text, "utf-8")
-    partial.replace(path)
+    partial.replace(file)
 
 
 def _result(document: dict[str, Any]) -> Result:

@@ -17,6 +17,8 @@ from loadtest.timeline import Cause
 
 log = logging.getLogger(__name__)
 
+TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Steerable(Protocol):
     """The part of a running test that signals reach."""
@@ -44,5 +46,5 @@ def handling(test: Steerable) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in TAKEN:
             loop.remove_signal_handler(number)

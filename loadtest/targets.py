@@ -33,12 +33,17 @@ _HEADER = re.compile(r"(?P<name>[^\s:]+)\s*:\s*(?P<value>.*?)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a file holds. `skipped` are a log's lines that cannot be sent again, by reason."""
+    """What a file holds. `skipped` are lines or entries that cannot be sent again, by reason."""
 
     name: str
     kind: str
     asks: tuple[Ask, ...]
     skipped: dict[str, int]
+
+    @property
+    def unit(self) -> str:
+        """What is counted of such a file."""
+        return _unit(self.kind)
 
 
 def read_targets(path: Path, kind: str = "auto") -> Targets:
@@ -54,7 +59,7 @@ def read_targets(path: Path, kind: str = "auto") -> Targets:
     kind = _kind_of(text) if kind == "auto" else kind
     skipped: dict[str, int] = {}
     if kind == "har":
-        asks = read_har(text, name)
+        asks, skipped = read_har(text, name)
     elif kind == "log":
         asks, skipped = read_log(text, name)
     elif kind == "jsonl":
@@ -62,9 +67,13 @@ def read_targets(path: Path, kind: str = "auto") -> Targets:
     else:
         asks = _read_http(text, name, path.parent)
     if not asks:
-        why = "".join(f"; {count} lines {reason}" for reason, count in skipped.items())
+        why = "".join(f"; {count} {_unit(kind)} {reason}" for reason, count in skipped.items())
         raise InputError(f"{name}: there is no request in it that can be sent{why}")
     return Targets(name, kind, tuple(asks), skipped)
+
+
+def _unit(kind: str) -> str:
+    return "entries" if kind == "har" else "lines"
 
 
 def _kind_of(text: str) -> str:

@@ -5,6 +5,7 @@ Written as the condition under which it fails, as in `--fail-if`.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -37,9 +38,9 @@ class Threshold:
         share = limit.endswith("%")
         try:
             if figure in _LATENCIES:
-                return cls(text, figure, sign, parse_duration(limit), share=False)
+                return cls(text, figure, sign, _limit(parse_duration(limit)), share=False)
             if figure in _COUNTS:
-                number = float(limit.removesuffix("%"))
+                number = _limit(float(limit.removesuffix("%")))
                 return cls(text, figure, sign, number / 100 if share else number, share)
         except (PlanError, ValueError):
             raise InputError(f"threshold {text!r}: cannot read {limit!r}") from None
@@ -62,3 +63,10 @@ class Threshold:
             "<": value < self.limit,
             "<=": value <= self.limit,
         }[self.sign]
+
+
+def _limit(number: float) -> float:
+    """Raises ValueError: nothing is ever above infinity, and nothing compares with nan."""
+    if not 0 <= number < math.inf:
+        raise ValueError
+    return number

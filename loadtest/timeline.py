@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
-from loadtest.errors import ShiftError
-from loadtest.plan import MAX_RATE, Phase, Plan
+from loadtest.errors import PlanError, ShiftError
+from loadtest.plan import Phase, Plan, check_rate
 from loadtest.profiles import Constant, Profile
 
 Arrivals = Literal["constant", "poisson"]
@@ -65,6 +65,14 @@ class Share:
 
 
 ALL = Share()
+
+
+def check_shift_rate(rate: float) -> None:
+    """May a phase be given this rate? Raises ShiftError."""
+    try:
+        check_rate(rate, f"rate {rate:g}")
+    except PlanError as wrong:
+        raise ShiftError(str(wrong)) from None
 
 
 class Timeline:
@@ -167,8 +175,7 @@ class Timeline:
 
     def set_rate(self, now: float, rate: float, cause: Cause) -> None:
         """Replaces the current phase's rate from now on; its end stays where it is."""
-        if not 0 <= rate <= MAX_RATE:
-            raise ShiftError(f"rate {rate:g}: allowed is 0 to {MAX_RATE:,.0f} requests per second")
+        check_shift_rate(rate)
         self._must_be_running(now)
         self._segment_base = self._integral(now)
         self._segment_start = now

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from loadtest.errors import PlanError
+from loadtest.plan import check_rate
 from loadtest.profiles import Steps
 
 HEADER = ("seconds", "requests_per_second")
@@ -49,7 +50,9 @@ def parse_trace(text: str, name: str, speed: float = 1.0) -> Steps:
         if not comma or "," in second:
             raise PlanError(f"{where}:1: a row is two columns, {','.join(HEADER)}")
         time = _number(first, f"{where}:1", HEADER[0], -math.inf)
-        rate = _number(second, f"{where}:{len(first) + 2}", HEADER[1], 0.0)
+        place = f"{where}:{len(first) + 2}"
+        rate = _number(second, place, HEADER[1], 0.0)
+        check_rate(rate, f"{place}: rate {rate:g}")
         if times and time <= times[-1]:
             raise PlanError(f"{where}:1: times ascend, and {time:g} comes after {times[-1]:g}")
         if len(times) == MAX_ROWS:

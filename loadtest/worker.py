@@ -40,8 +40,13 @@ def run_here(
         take_realtime()
         if settings.workers > 1:  # they take it themselves; adding up is not so urgent
             leave_realtime()
-    with uvloop_runner() as runner:
-        return runner.run(engine.run(settings, on_second, handle_signals=True, lifeline=lifeline))
+    try:
+        with uvloop_runner() as runner:
+            test = engine.run(settings, on_second, handle_signals=True, lifeline=lifeline)
+            return runner.run(test)
+    finally:
+        if settings.realtime:  # what comes after the test, drawing a page, is not urgent
+            leave_realtime()
 
 
 def run_to_file(settings: Settings, path: Path) -> None:

@@ -128,6 +128,7 @@ class Proxy:
                         "guest": _cpu(grown) - 0.1,
                     },
                     cpu_seconds={"vcpu": 0.3 * passed_s, "overhead": 0.02 * passed_s},
+                    cpu_time_seconds=0.32 * passed_s,
                     memory_bytes=200 << 20,
                     facts=VmFacts("web", HOSTS[vm], "replica", "cold", "ready"),
                     limit_cores=0.4,

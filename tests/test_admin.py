@@ -227,6 +227,22 @@ async def test_a_figure_that_is_no_number_is_null(
         assert json.loads(await response.text())["events"][0]["data"] == {"ratio": None}
 
 
+async def test_a_name_that_is_no_text_takes_no_answer_with_it(
+    control: FakeControl, http: aiohttp.ClientSession
+) -> None:
+    """As Python reads the file name caf\\xe9: with half of a surrogate pair, which is no UTF-8."""
+    half = "caf\udce9"
+    control.journal.record(Happening("k", "web", half, Reason.OPERATOR, half, {"file": half}))
+    async with http.get("/api/v1/events") as response:
+        (event,) = (await response.json())["events"]
+    assert (event["subject"], event["message"], event["data"]) == ("caf?", "caf?", {"file": "caf?"})
+    async with http.get("/api/v1/events/stream?since=0") as response:
+        assert (await read_events(response, 1)) == [event]
+    async with http.get("/") as response:
+        assert response.status == 200
+        assert "caf?" in await response.text()
+
+
 # ── changing ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,18 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench.loadtest import (
-    RATE,
-    Ours,
-    Peer,
-    Round,
-    bare_loop,
-    misses,
-    read_autocannon,
-    read_hey,
-    read_wrk,
-    report,
-)
+from bench.loadtest import RATE, SECONDS, Ours, Round, bare_loop, misses, ours_of, report
+from bench.parts.loadtest_peers import Peer, read_autocannon, read_hey, read_wrk
+from loadtest.result import Counts, WorkerResult
+from tests.test_loadtest_views import RESULT
 
 WRK = """Running 3s test @ http://127.0.0.1:8000/
   1 threads and 64 connections
@@ -45,11 +37,12 @@ def ours(rate: float, **others: Any) -> Ours:
     figures: dict[str, Any] = {
         "wanted": rate, "answered": rate, "bare_lag_p99_s": 0.0003, "lag_p99_s": 0.0006,
         "lag_max_s": 0.002, "service_p99_s": 0.001, "cpu_share": 0.4,
-        "core_wait": 0.001, "realtime": True,
+        "core_wait": 0.001, "realtime": True, "trustworthy": True,
     }  # fmt: skip
     return Ours(**{**figures, **others})
 
 
+WORKERS = [WorkerResult("0", 0, 0, 1.0, 0.001, 0.002, core_wait_s=0.0)]
 GOOD = Round(Peer(90_000, 0.001), Peer(19_800, 0.004), None, ours(RATE), ours(30_000), None)
 
 
@@ -91,6 +84,27 @@ def test_each_target_can_be_missed() -> None:
     assert misses([slow] * 3) == ["of a third of wrk's rate only 83.3% was answered"]
     lossy = replace(GOOD, punctual=ours(RATE, answered=10_000))
     assert misses([lossy] * 3) == ["of 20000/s only 50.0% was answered"]
+
+
+def test_a_tester_that_sends_all_but_too_late_misses_a_third_of_wrk() -> None:
+    due = 30_000 * SECONDS
+    all_of_it = replace(
+        RESULT, counts=Counts(due, due, due, 0, 0, 0, 0), trustworthy=True, workers=WORKERS
+    )
+    punctual = replace(all_of_it, duration_s=SECONDS + 0.01)
+    assert misses([replace(GOOD, fast=ours_of(punctual, 30_000, 0.0003, realtime=True))] * 3) == []
+    early = replace(all_of_it, duration_s=SECONDS / 2, counts=Counts(9, 9, 9, 0, 0, 0, 0))
+    assert ours_of(early, 3, 0.0, realtime=True).answered == 9 / SECONDS
+    slow = ours_of(replace(all_of_it, duration_s=SECONDS * 2), 30_000, 0.0003, realtime=True)
+    assert misses([replace(GOOD, fast=slow)] * 3) == [
+        "of a third of wrk's rate only 50.0% was answered"
+    ]
+    late = ours_of(replace(punctual, trustworthy=False), 30_000, 0.0003, realtime=True)
+    doubted = replace(GOOD, fast=late)
+    assert misses([doubted, GOOD, GOOD]) == []
+    assert misses([doubted, doubted, GOOD]) == [
+        "at a third of wrk's rate 2 of 3 runs are not to be trusted"
+    ]
 
 
 def test_the_empty_loop_keeps_the_schedule() -> None:

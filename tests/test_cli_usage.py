@@ -43,6 +43,26 @@ def test_events_are_listed(control: FakeControl) -> None:
     assert "1<=x<=1000" in says(lbctl("events", "--limit", "0"), 2)
 
 
+def test_since_a_time_shows_all_since_or_says_that_it_does_not(control: FakeControl) -> None:
+    for number in range(60):
+        happen(control, f"vm-{number}")
+    whole = lbctl("events", "--json", "--since", "1h")
+    assert (len(json.loads(whole.stdout)), whole.stderr) == (60, "")
+    some = lbctl("events", "--json", "--since", "1h", "--limit", "20")
+    assert [row["subject"] for row in json.loads(some.stdout)][::19] == ["vm-40", "vm-59"]
+    assert some.stderr == (
+        "lbctl: the last 20 since then; older ones are left out: --limit shows up to 1000\n"
+    )
+    exact = lbctl("events", "--json", "--since", "1h", "--limit", "60")
+    assert (len(json.loads(exact.stdout)), exact.stderr) == (60, "")
+    for number in range(60, 1002):
+        happen(control, f"vm-{number}")
+    full = lbctl("events", "--json", "--since", "1h")
+    assert (len(json.loads(full.stdout)), json.loads(full.stdout)[0]["subject"]) == (1000, "vm-2")
+    assert full.stderr == "lbctl: the last 1000 since then; older ones may be left out\n"
+    assert len(json.loads(lbctl("events", "--json").stdout)) == 50
+
+
 def test_what_others_wrote_does_not_drive_the_terminal(control: FakeControl) -> None:
     happen(control, "vm-0", "red \x1b[31m\nand a line")
     assert lbctl("events").stdout.splitlines()[1].endswith("red  [31m and a line")

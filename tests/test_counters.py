@@ -64,6 +64,13 @@ def test_a_row_without_delays_is_still_a_sample() -> None:
     assert sample.vcpu_delay_s is None
 
 
+def test_a_row_without_memory_is_a_sample_without_memory() -> None:
+    row = {key: value for key, value in ROW.items() if key != "balloon.rss"}
+    sample = sample_from_stats("web-1", None, row, NOW, "")
+    assert sample is not None
+    assert sample.memory_bytes is None, "no VM runs in 0 bytes"
+
+
 def test_a_slow_listing_does_not_say_when_it_was_read() -> None:
     assert read_at(NOW, NOW + SLOW_CALL_S / 2) == NOW + SLOW_CALL_S / 2
     assert read_at(NOW, NOW + SLOW_CALL_S * 2) is None

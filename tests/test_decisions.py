@@ -176,3 +176,19 @@ def test_decisions_are_counted_and_the_last_of_each_direction_dated() -> None:
     assert log.last_scale_unix_s == {"up": 1001.0, "down": 1003.0}
     assert (log.newest, log.newest_at) == (shrunk, 1003.0)
     assert len(kept) == 4
+
+
+def test_when_the_number_last_changed_is_known_after_a_restart() -> None:
+    rows: list[Callable[[], dict[str, Any]]] = []
+    log = DecisionLog(Decisions(keep=rows.append))
+    shrunk = Decision("web", 1.0, 3, 2, Reason.CPU_LOW)
+    other = Decision("api", 1.0, 3, 4, Reason.CPU_OVERLOAD)
+    for at, decision in enumerate((grown(), steady(), shrunk, steady(), grown(), other, steady())):
+        log.decided(decision, NOON + at)
+    remembered = Decisions()
+    remembered.remember(kept_rows(rows))
+    again = DecisionLog(remembered)
+    again.recall("web")
+    assert again.last_scale_unix_s == {"up": NOON + 4, "down": NOON + 2}
+    again.decided(shrunk, NOON + 100)
+    assert again.last_scale_unix_s == {"up": NOON + 4, "down": NOON + 100}

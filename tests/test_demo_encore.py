@@ -10,16 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from autoscale.domain_xml import Identity
+from autoscale.model import Fleet, VmState, VmStatus
+from autoscale.vm import Vm
 from lb import demo_acts
 from lb.demo_config import SERVICE, demo_config
 from lb.demo_encore import ENCORE, KILLED, QUICK_S, Row, checks, rows
 from lb.demo_report import encore_rows, write
 from lb.demo_story import Moment, Story, verdict
+from lb.errors import LbError
 from tests import stories
 from tests.stories import END_S, FIRST
 
 AT = {act: END_S + 10.0 * number for number, act in enumerate(ENCORE)}
 LAST_S = END_S + 10.0 * len(ENCORE)
+IDENTITY = Identity("ours", "web", "generation-1", 8080, 1.0, 1.7e9)
 Lack = Callable[[Story], None]
 
 
@@ -45,7 +50,15 @@ def story() -> Story:
         replace(stories.phase("calm"), name=act, start=AT[act], end=AT[act] + 10.0)
         for act in ENCORE
     )
+    ask(told, "spike", 1000)
     return told
+
+
+def ask(told: Story, act: str, requests: int) -> None:
+    assert told.result is not None
+    (number,) = [n for n, p in enumerate(told.result.phases) if p.name == act]
+    phase = told.result.phases[number]
+    told.result.phases[number] = replace(phase, counts=replace(phase.counts, intended=requests))
 
 
 def test_a_good_second_half_passes_and_the_first_is_judged_as_before() -> None:
@@ -57,6 +70,11 @@ def test_a_good_second_half_passes_and_the_first_is_judged_as_before() -> None:
 
 def spike_started_one(told: Story) -> None:
     told.moments.append(Moment(AT["settle"], "scale.up", "web", "queue", "1 → 2: queue"))
+
+
+def the_spike_was_none(told: Story) -> None:
+    assert told.setting is not None
+    ask(told, "spike", int(10 * told.setting.capacity_rps))
 
 
 def it_was_slow(told: Story) -> None:
@@ -88,6 +106,7 @@ def it_never_shrank(told: Story) -> None:
     ("lack", "check"),
     [
         (spike_started_one, 0),
+        (the_spike_was_none, 0),
         (it_was_slow, 1),
         (nobody_came, 2),
         (nobody_died, 2),
@@ -118,6 +137,72 @@ def test_its_figures_are_shown(tmp_path: Path) -> None:
 # ── played ───────────────────────────────────────────────────────────────────────────────────────
 
 
+class Theatre(demo_acts.Stage):
+    """Whose machines do at once what an act waits for."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.names = ["web-a"]
+        self.standby = 0
+
+    async def shift(self, act: str) -> None:
+        self.told.append(act)
+        if act in ("again", "rest"):
+            self.names = ["web-a", "web-b"][: 2 if act == "again" else 1]
+
+    async def until(self, happened: Callable[[], object], limit_s: float, otherwise: str) -> None:
+        if not happened():
+            raise LbError(otherwise)
+
+    def says(self, what: str, expected_s: float) -> None: ...
+
+    def killed(self, vm: str) -> None:
+        self.told.append(f"killed {vm}")
+        self.names = ["web-b", "web-c"]
+
+    def counts(self) -> Fleet:
+        return Fleet("web", ready=len(self.names), standby=self.standby)
+
+    def vms(self) -> tuple[VmStatus, ...]:
+        return tuple(
+            Vm(name, "a", IDENTITY, 0.0, 0.0, state=VmState.READY).status("web", 0.0)
+            for name in self.names
+        )
+
+    def relieved(self) -> bool:
+        return True
+
+    async def quick(self) -> None:
+        self.told.append("quick")
+        self.standby = 1
+
+
+@pytest.fixture
+def theatre(monkeypatch: pytest.MonkeyPatch) -> Theatre:
+    for pause in ("SPIKE_S", "SETTLE_S", "MOMENT_S"):
+        monkeypatch.setattr(demo_acts, pause, 0.0)
+    return Theatre()
+
+
+async def test_the_acts_come_in_their_order_and_one_is_killed_among_two(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo_acts, "kill", lambda home, _vm: home == tmp_path)
+    await demo_acts.play(theatre, tmp_path, 0.0, theatre.quick)
+    assert theatre.told == [
+        "spike", "settle", "prepare", "quick", "again", "failure", "killed web-a", "rest",
+    ]  # fmt: skip
+
+
+async def test_where_nobody_was_killed_nobody_is_said_to_be(
+    theatre: Theatre, tmp_path: Path
+) -> None:
+    """No process runs here that is called web-a."""
+    with pytest.raises(LbError, match="the process of web-a is not found"):
+        await demo_acts.play(theatre, tmp_path, 0.0, theatre.quick)
+    assert "killed web-a" not in theatre.told
+
+
 def test_it_kills_the_process_of_that_guest_alone(tmp_path: Path) -> None:
     """By the words of its command line, as QEMU's are."""
     qemu = tmp_path / "qemu-system-x86_64"
@@ -133,9 +218,9 @@ def test_it_kills_the_process_of_that_guest_alone(tmp_path: Path) -> None:
         for process in both:
             assert process.stdout is not None
             process.stdout.readline()
-        demo_acts.kill(tmp_path, "web-c")
-        demo_acts.kill(tmp_path / "other", "web-a")
-        demo_acts.kill(tmp_path, "web-b")
+        assert not demo_acts.kill(tmp_path, "web-c")
+        assert not demo_acts.kill(tmp_path / "other", "web-a")
+        assert demo_acts.kill(tmp_path, "web-b")
         assert both[1].wait(10) == -9
         assert both[0].poll() is None
     finally:

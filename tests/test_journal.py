@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sqlite3
 import subprocess
@@ -365,16 +364,16 @@ async def test_once_the_place_is_well_again_history_goes_on(
     assert "is written again; lost so far: 1" in caplog.text
 
 
-def test_text_that_no_file_can_hold_loses_that_batch_alone(
-    journal: Journal, path: Path, caplog: pytest.LogCaptureFixture
+async def test_text_that_no_file_can_hold_is_kept_without_what_cannot(
+    journal: Journal, path: Path
 ) -> None:
-    caplog.set_level(logging.WARNING)
-    journal.record(happening("half a surrogate: \ud800"))
-    journal.flush()
-    journal.record(happening("fine"))
-    journal.close()
-    assert journal.lost == 1
-    assert subjects(read_page(path, None, 10, None)) == ["fine"]
+    half = "caf\udce9"
+    journal.record(Happening("vm.ready", "web", half, Reason.OPERATOR, half, {"at": half, "n": 1}))
+    (live,) = await journal.events()
+    assert (live.subject, live.message, live.data) == ("caf?", "caf?", {"at": "caf?", "n": 1})
+    await asyncio.to_thread(journal.close)
+    assert journal.lost == 0
+    assert read_page(path, None, 10, None) == [live]
 
 
 WRITER = """
@@ -455,12 +454,27 @@ def test_kill_9_at_any_moment_leaves_what_was_kept_and_ids_that_only_grow(
     assert not path.with_name("journal.db.broken").exists()
 
 
+def test_ids_grow_over_processes_that_were_killed_before_they_kept_any(path: Path) -> None:
+    begun = []
+    for _ in range(3):
+        file = JournalFile(path, lambda: 0.0, max_rows=9, max_age_s=60)
+        begun.append(file.begin(50))
+        file.close()  # as a kill would, before `end`
+    assert begun == [0, 50, 100]
+    file.end(1000)
+    for expected in (1000, 1050):
+        assert file.begin(50) == expected
+        file.close()
+
+
 async def test_an_id_that_was_told_and_lost_is_not_told_again(tmp_path: Path) -> None:
     place = tmp_path / "home"
     for _ in range(2):
         journal = Journal(place / "journal.db", lambda: 1000.0)
         journal.start()
-        journal.record(happening("half a surrogate: \ud800"))
+        with closing(sqlite3.connect(place / "journal.db")) as db:
+            db.execute("DROP TABLE event")
+        journal.record(happening())
         await asyncio.to_thread(journal.flush)
         assert journal.lost == 1
         last = journal.last_id

@@ -49,7 +49,7 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
     async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
-    return process.returncode, out.decode(), (err or b"").decode()
+    return process.returncode, (out or b"").decode(), (err or b"").decode()
 
 
 async def loadtest(*arguments: str) -> tuple[int | None, str, str]:
@@ -216,6 +216,13 @@ async def test_shift_by_command_rate_and_finish(tmp_path: Path, runtime_dir: Pat
         for bad in ({"fase": "x"}, {"rate": "5"}, {"rate": True}, {}):
             with pytest.raises(ShiftError):
                 await asyncio.to_thread(remote.ask, control, "PATCH", bad)
+        for refused, says in (
+            ({"phase": "low", "rate": 2e6}, "rate 2e\\+06: allowed"),  # not the phase either
+            ({"phase": "low", "rate": float("nan")}, "rate nan: allowed"),
+            ({"phase": "low", "rate": 10**400}, "too large a number"),
+        ):
+            with pytest.raises(ShiftError, match=says):
+                await asyncio.to_thread(remote.ask, control, "PATCH", refused)
         await loadtest("shift", "--finish", "--control", str(control))
         code, _, err = await ended(process)
         assert (code, err) == (0, "")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from bench.loadtest import may_take_realtime
+from loadtest import engine
 from loadtest.connect import Address
 from loadtest.crew import Crew
 from loadtest.errors import LoadtestError, ShiftError
 from loadtest.plan import Plan
 from loadtest.result import Result, Second
 from loadtest.target import Settings
-from tests.loadtest_servers import OK, Peer, Script, always_ok, serving
+from tests.loadtest_servers import OK, Peer, Script, always_ok, refusing_url, serving
 from tests.test_loadtest_cli import ended, running, start, status_when
 from tests.test_loadtest_engine import check
 
@@ -144,13 +146,41 @@ async def test_a_worker_that_dies_ends_the_test_and_is_named() -> None:
     assert children(os.getpid()) == []
 
 
-async def test_interrupted_before_it_began_there_is_no_result() -> None:
+async def test_interrupted_before_it_began_there_is_no_result(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     made = Settings("http://127.0.0.1:9/", Plan.parse("s=50@trigger"), workers=WORKERS)
     crew = Crew(made, [Address("127.0.0.1", 9)])
     asyncio.get_running_loop().call_soon(crew.interrupt)
     with pytest.raises(LoadtestError, match="before the first request"):
         await crew.run()
     assert children(os.getpid()) == []
+    assert capfd.readouterr().err == ""
+
+
+async def test_nobody_wants_it_any_more_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Crew] = []
+    abandon = Crew.abandon
+
+    def counting(crew: Crew) -> None:
+        told.append(crew)
+        abandon(crew)
+
+    monkeypatch.setattr(Crew, "abandon", counting)
+    lifeline, end = os.pipe()
+    ends = [end]
+
+    def leave(_: Second) -> None:
+        if ends:
+            os.close(ends.pop())
+
+    async with serving(always_ok) as url:
+        made = Settings(url, Plan.parse("s=50@trigger"), workers=WORKERS)
+        result = await engine.run(made, leave, lifeline=lifeline)
+    os.close(lifeline)
+    check(result)
+    assert result.stopped_by == "abandoned"
+    assert len(told) == 1
 
 
 # ── as a user meets it ───────────────────────────────────────────────────────────────────────────
@@ -161,7 +191,10 @@ def runtime_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
-async def test_signals_shift_all_and_ctrl_c_leaves_nobody_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_shift_all_and_an_end_leaves_nobody_behind(
+    tmp_path: Path, end: signal.Signals
+) -> None:
     file, control = tmp_path / "out.json", tmp_path / "c.sock"
     plan = ("--plan", "low=50@trigger,high=100@trigger", "--workers", "2")
     async with running(control, *plan, "--json", str(file)) as (process, _):
@@ -171,8 +204,8 @@ async def test_signals_shift_all_and_ctrl_c_leaves_nobody_behind(tmp_path: Path)
         await status_when(control, lambda status: status["phase"] == "high")
         process.send_signal(signal.SIGUSR2)
         await status_when(control, lambda status: status["phase"] == "low")
-        for pid in (process.pid, *workers):  # as a terminal does: the whole group
-            os.kill(pid, signal.SIGINT)
+        for pid in (*workers, process.pid):  # as a terminal does, or a service: the whole group
+            os.kill(pid, end)
         code, out, err = await ended(process)
         assert (code, err) == (0, "")
         assert "(interrupt)" in out
@@ -189,6 +222,27 @@ async def test_signals_shift_all_and_ctrl_c_leaves_nobody_behind(tmp_path: Path)
     assert not control.exists()
 
 
+STARTING = """
+import os, signal, sys
+if any("spawn_main" in word for word in sys.orig_argv):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+"""
+
+
+async def test_signals_to_workers_that_only_start_are_the_crews_business(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STARTING)  # Python's first import
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with serving(always_ok) as url:
+        code, out, err = await ended(
+            await start("run", url, "--rate", "50", "--duration", "100ms", "--workers", "2")
+        )
+    assert (code, err) == (0, "")
+    assert "completed 5" in out
+
+
 async def test_of_several_only_those_that_send_are_realtime(tmp_path: Path) -> None:
     if not await asyncio.to_thread(may_take_realtime):
         pytest.skip("this user may not")
@@ -199,6 +253,25 @@ async def test_of_several_only_those_that_send_are_realtime(tmp_path: Path) -> N
         assert os.sched_getscheduler(process.pid) == os.SCHED_OTHER
         process.send_signal(signal.SIGINT)
         assert (await ended(process))[0] == 0
+
+
+AFTERWARDS = """
+import os, sys
+from loadtest.plan import Plan
+from loadtest.target import Settings
+from loadtest.worker import run_here
+run_here(Settings(sys.argv[1], Plan.constant(50, 0.1), realtime=True))
+print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+"""
+
+
+async def test_realtime_ends_with_the_test() -> None:
+    if not await asyncio.to_thread(may_take_realtime):
+        pytest.skip("this user may not")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", AFTERWARDS, refusing_url(), stdout=asyncio.subprocess.PIPE
+    )
+    assert (await ended(process))[:2] == (0, "True\n")
 
 
 async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from loadtest import page
 from loadtest.errors import InputError
 from loadtest.ledger import Ledger
 from loadtest.merge import merge_results, merge_rows
@@ -88,8 +90,14 @@ def test_machines_are_placed_by_their_clocks() -> None:
     assert whole.counts.completed == 120
     # The second begins 2.5 s later; the empty rows are what is left after the plan's end.
     assert [(row.t, row.intended) for row in whole.series] == [
-        (0, 10), (1, 10), (2, 30), (3, 30), (4, 20), (5.5, 20), (6.5, 0),
+        (0, 10), (1, 10), (2, 30), (3, 30), (4, 20), (5, 20), (6, 0),
     ]  # fmt: skip
+    # Half a second apart, they are still rows of a second each that follow one another.
+    assert all(row.span == 1 for row in whole.series[:-1])
+    axes = Figure().subplots()
+    page._rates(axes, whole)
+    (intended,) = [line for line in axes.get_lines() if line.get_label() == "intended"]
+    assert list(intended.get_ydata()) == [10, 10, 30, 30, 20, 20, 0]  # type: ignore[arg-type]
     assert whole.series[2].p50_s == pytest.approx(0.01, rel=0.01)
     assert whole.series[4].p50_s == pytest.approx(0.02, rel=0.01)
     assert (whole.phases[0].start, whole.phases[1].end) == (0, 6.5)

@@ -39,7 +39,7 @@ class Test:
             dropped={"max_in_flight": 10},
             rate=50.0,
             latency=tally(0.0005, 0.001, 0.003, 20.0),
-            lag=tally(0.0001),
+            lag=tally(0.0001, 0.0002, 0.0004, 0.0009),
             active=5,
             idle=1,
         )
@@ -62,7 +62,11 @@ def test_the_contracts_names_and_values() -> None:
     assert found["loadtest_request_errors_total{kind=http_503}"] == 3
     assert found["loadtest_target_rate"] == 50
     assert found["loadtest_inflight_requests"] == 5
-    assert found["loadtest_send_lag_seconds_count"] == 1
+    assert found["loadtest_request_errors_total{kind=refused}"] == 0  # its first burst has a rate
+    lag = "loadtest_send_lag_seconds"
+    assert found[f"{lag}_count"] == 4
+    bounds = ("0.0001", "0.00025", "0.0005", "0.001")
+    assert [found[f"{lag}_bucket{{le={bound}}}"] for bound in bounds] == [1, 2, 3, 4]
     duration = "loadtest_request_duration_seconds"
     assert found[f"{duration}_bucket{{le=0.001}}"] == 2
     assert found[f"{duration}_bucket{{le=0.005}}"] == 3

@@ -187,7 +187,7 @@ def test_a_trace_keeps_its_rates_and_runs_faster() -> None:
         (HEAD + "0,20\n\n100,many\n", "day.csv:4:5: requests_per_second is 'many'"),
         (HEAD + "0,-1\n", "day.csv:2:3: requests_per_second is '-1'"),
         (HEAD + "5,1\n5,2\n", "day.csv:3:1: times ascend, and 5 comes after 5"),
-        (HEAD + "0,2000000\n", "rate 2e+06: allowed is 0 to 1,000,000"),
+        (HEAD + "0,20\n5,2000000\n", "day.csv:3:3: rate 2e+06: allowed is 0 to 1,000,000"),
     ],
 )
 def test_a_bad_trace_says_where(text: str, says: str) -> None:

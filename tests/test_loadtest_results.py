@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import fcntl
 import io
+import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
+from loadtest import page as page_module
 from loadtest.errors import InputError, LoadtestError
 from loadtest.interval_log import (
     Interval,
@@ -28,8 +33,8 @@ from loadtest.page import to_html
 from loadtest.result import Result
 from loadtest.series_csv import to_csv
 from loadtest.stats import MAX_US, Tally
-from tests.loadtest_servers import always_ok, serving
-from tests.test_loadtest_cli import loadtest
+from tests.loadtest_servers import OK, Peer, always_ok, serving
+from tests.test_loadtest_cli import ended, loadtest
 from tests.test_loadtest_merge import part
 
 TIMES = [0.001 * n for n in range(1, 60)] + [5.0]
@@ -93,6 +98,10 @@ def test_logs_merge_by_the_clock() -> None:
         (100.0, 1), (101.0, 2), (102.0, 2), (103.0, 1),
     ]  # fmt: skip
     assert len(whole(merged)) == 6
+    half = merge_logs([a, [Interval(100.5 + n, 1.0, tally(0.002)) for n in range(3)]])
+    assert [(i.start, i.length, len(i.latency)) for i in half] == [
+        (100.0, 1.0, 2), (101.0, 1.0, 2), (102.0, 1.0, 2),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -241,7 +250,86 @@ async def test_reports_that_cannot_be_say_so(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_found_before_or_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--csv"):
         check_writable({"csv": tmp_path})
-    with pytest.raises(LoadtestError, match=r"--csv .*: Is a directory"):
-        write([("", part([]))], {"csv": tmp_path})
     with pytest.raises(LoadtestError, match="--hlog"):
         write_log([Interval(0, 1, Tally())], tmp_path)
+
+
+def test_a_file_that_cannot_be_written_costs_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> str:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(page_module, "to_html", broken)
+    found = part(TIMES)
+    html, csv_file, json_file = tmp_path / "a.html", tmp_path, tmp_path / "a.json"
+    failed = write([("", found)], {"html": html, "csv": csv_file, "json": json_file})
+    assert failed == [f"--csv {csv_file}: Is a directory", f"--html {html}: no font"]
+    assert Result.read(json_file) == found
+    assert not html.exists()
+
+
+async def test_an_output_that_fails_is_told_after_all_that_did_not(tmp_path: Path) -> None:
+    gone, files = tmp_path / "gone", {kind: tmp_path / f"a.{kind}" for kind in ("json", "html")}
+    gone.mkdir()
+
+    async def removing(peer: Peer) -> None:
+        await peer.request()
+        gone.rmdir()  # after the check, before the end
+        await peer.answer(OK)
+        await always_ok(peer)
+
+    options = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
+    async with serving(removing) as url:
+        code, out, err = await loadtest(
+            "run", url, "--rate", "10", "--duration", "100ms", "--csv", str(gone / "x"), *options
+        )
+    assert (code, err) == (1, f"loadtest: --csv {gone / 'x'}: No such file or directory\n")
+    assert "completed 1" in out
+    assert Result.read(files["json"]).counts.completed == 1
+    assert "<svg" in files["html"].read_text()
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    fifo, file, link = tmp_path / "fifo", tmp_path / "folder" / "a.csv", tmp_path / "link"
+    os.mkfifo(fifo)
+    file.parent.mkdir()
+    file.write_text("old")
+    link.symlink_to(file)
+    found = part(TIMES)
+    outputs = {"json": fifo, "csv": link}
+    check_writable(outputs)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # so that the writer need not wait
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 20)  # and holds all of it
+        assert write([("", found)], outputs) == []
+        assert Result.from_json(os.read(reader, 1 << 20).decode(), "fifo") == found
+    finally:
+        os.close(reader)
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+    assert file.read_text() == to_csv(found)
+    new = tmp_path / "new"
+    new.symlink_to(tmp_path / "folder" / "new.csv")
+    assert write([("", found)], {"csv": new}) == []
+    assert new.is_symlink()
+    assert sorted(path.name for path in file.parent.iterdir()) == ["a.csv", "new.csv"]
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",)])
+async def test_a_reader_that_has_gone_takes_no_result_along(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    file = tmp_path / "out.json"
+    reader, writer = os.pipe()
+    async with serving(always_ok) as url:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "loadtest", "run", url, "--rate", "50", "--duration", "2100ms",
+            "--json", str(file), *options, stdout=writer, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        os.close(writer)
+        os.close(reader)
+        _, _, err = await ended(process)
+    assert err == ""
+    result = Result.read(file)
+    assert (result.counts.completed, result.stopped_by) == (105, "plan")

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -116,7 +117,7 @@ def test_apaches_and_nginxs_lines(tmp_path: Path) -> None:
 
 
 def test_a_har(tmp_path: Path) -> None:
-    post = {
+    post: dict[str, Any] = {
         "method": "POST", "url": "http://a.test/p?q#frag",
         "headers": [
             {"name": ":authority", "value": "a.test"}, {"name": "Host", "value": "a.test"},
@@ -124,15 +125,28 @@ def test_a_har(tmp_path: Path) -> None:
         ],
         "postData": {"mimeType": "text/plain", "text": "hü"},
     }  # fmt: skip
+    form: dict[str, Any] = {
+        "mimeType": "application/x-www-form-urlencoded; charset=utf-8",
+        "params": [{"name": "a b", "value": "ü&="}, {"name": "c"}],
+    }
     entries = [
         {"request": post},
         {"request": {"method": "GET", "url": "data:,x"}},
+        {"request": {**post, "url": "http://a.test/form", "postData": form}},
+        {"request": {**post, "postData": {**form, "mimeType": "multipart/form-data"}}},
+        {"request": {"method": "GET", "url": "data:,y"}},
         {"request": {"method": "GET", "url": "https://b.test/", "headers": []}},
     ]
     for indent in (None, 1):
         found = read(tmp_path, json.dumps({"log": {"entries": entries}}, indent=indent))
         assert found.kind == "har"
-        first, second = found.asks
+        first, posted, second = found.asks
+        assert (posted.url, posted.body) == ("http://a.test/form", b"a+b=%C3%BC%26%3D&c=")
+        assert found.unit == "entries"
+        assert found.skipped == {
+            "are data:, not http": 2,
+            "hold a form's fields, but not the body they were sent in": 1,
+        }
         assert (first.method, first.url, first.headers, first.body) == (
             "POST", "http://a.test/p?q", (("X-A", "1"),), "hü".encode(),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadtest.core_wait import core_wait_s
 from loadtest.errors import InputError
-from loadtest.live import Lines, View, bars
+from loadtest.live import Lines, View, bars, while_seen
 from loadtest.report import duration, print_comparison, print_one
 from loadtest.result import (
     Counts,
@@ -25,6 +25,7 @@ from loadtest.result import (
 )
 from loadtest.stats import Distribution, Tally
 from loadtest.thresholds import Threshold
+from tests.test_loadtest_cli import loadtest
 
 TIMES = Distribution(100, 0.02, 0.01, 0.05, 0.25, 0.5, 1.0)
 COUNTS = Counts(1000, 990, 980, 10, 30, 10, 0)
@@ -84,7 +85,7 @@ def test_a_report_says_what_the_machine_did(tmp_path: Path) -> None:
     ]
     print_one(to, replace(RESULT, workers=workers))
     assert "send lag p99 by worker: 0 1 ms, 1 4 ms" in out.getvalue()
-    assert "others had this tester's core for 20% of the time" in out.getvalue()
+    assert "core for 67% of the time in which it had work to do" in out.getvalue()
     to, out = console()
     print_one(to, replace(RESULT, workers=[replace(workers[0], core_wait_s=0.05)]))
     assert "others" not in out.getvalue()
@@ -130,6 +131,20 @@ def test_plain_lines_and_the_live_view() -> None:
     assert bars(deque([0.0, 1.0, 2.0])) == " ▄█"
 
 
+def test_a_view_that_nobody_sees_any_more_goes_quiet() -> None:
+    for gone in (BrokenPipeError(), OSError(28, "No space left"), SystemExit(1)):
+        shown: list[Second] = []
+
+        def show(row: Second, shown: list[Second] = shown, gone: BaseException = gone) -> None:
+            shown.append(row)
+            raise gone
+
+        seen = while_seen(show)
+        seen(SECOND)
+        seen(SECOND)
+        assert shown == [SECOND]
+
+
 @pytest.mark.parametrize(
     ("text", "missed"),
     [
@@ -152,7 +167,20 @@ def test_a_latency_of_nothing_misses_every_threshold() -> None:
     assert Threshold.parse("p99>1h").missed(empty)
 
 
-@pytest.mark.parametrize("text", ["p99", "p98>1s", "p99>1%", "errors>many", "p99>5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p99", "p98>1s", "p99>1%", "errors>many", "p99>5",
+        "errors>nan", "errors>inf%", "dropped>-1", "completed<1e999", f"p99>{'9' * 400}s",
+    ],
+)  # fmt: skip
 def test_bad_thresholds(text: str) -> None:
     with pytest.raises(InputError, match="threshold"):
         Threshold.parse(text)
+
+
+async def test_alone_it_prints_its_help() -> None:
+    code, out, err = await loadtest()
+    assert (code, out) == (2, "")
+    assert "\n  report " in err
+    assert "\n  run " in err

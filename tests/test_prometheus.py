@@ -3,10 +3,12 @@ every rule finds data, and what the dashboards say of that hour is what happened
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +142,55 @@ def test_before_and_after_lie_left_and_right_of_the_event(observed: Observed) ->
     ]
     assert p99[0] == pytest.approx(SLOW_S, rel=0.3), "within its bucket"
     assert p99[1] == pytest.approx(QUICK_S, rel=0.4)
+
+
+def test_the_figures_are_the_same_however_much_time_is_shown(observed: Observed) -> None:
+    """Over a day Grafana's own step is five minutes, longer than a window."""
+    day = {"__range": "86400s", "__interval": "5m", "window": "60"}
+    for panel, value in (
+        ("Mean CPU of each VM, before", CPU_BEFORE),
+        ("Mean CPU of each VM, after", CPU_AFTER),
+    ):
+        query = expression("lbctl-before-after", panel, **day)
+        bars = observed.server.at(query, observed.past.end)
+        (host,) = [
+            float(row["value"][1])
+            for row in bars
+            if (row["metric"]["vm"], row["metric"]["view"]) == ("web-1", "host")
+        ]
+        assert host == pytest.approx(value)
+    for panel in ("Replicas", "Requests", "p50", "p99", "Failed"):
+        for letter in "AB":
+            query = expression("lbctl-before-after", panel, letter, **day)
+            assert have_figures(observed.server.at(query, observed.past.end)), panel
+
+
+@pytest.mark.parametrize(
+    ("replicas", "turns"),
+    [
+        ("1 1 2 2 2 1 1 2 2 1 1 2 2 1 1", 3),
+        ("1 2 3 4 5 6 7 8 8 1 1 1 1 1 1", 1),
+        ("6 6 5 5 4 4 3 3 2 2 1 1 1 1 1", 0),
+        ("1 2 3 4 5 6 6 6 6 6 6 6 6 6 6", 0),
+    ],
+)
+def test_a_turn_is_a_rise_and_a_fall_as_the_alert_counts_them(
+    tmp_path: Path, replicas: str, turns: int
+) -> None:
+    shown = 'autoscaler_desired_replicas{job="lbctl", instance="a:1", service="web"}'
+    expected = [{"labels": "{}", "value": turns}]
+    asked = expression("lbctl-autoscaler", "Turns")
+    told = {
+        "interval": "1m",
+        "input_series": [{"series": shown, "values": replicas}],
+        "promql_expr_test": [{"expr": asked, "eval_time": "14m", "exp_samples": expected}],
+    }
+    story = tmp_path / "turns.yml"
+    story.write_text(json.dumps({"rule_files": [], "tests": [told]}), encoding="utf-8")
+    done = subprocess.run(
+        [str(PROMTOOL), "test", "rules", story], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_last_event_is_that_of_the_time_shown(observed: Observed) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lb.series import Series
+from lb.series import Series, until_next
 from lb.series_file import MINUTES_S, SECONDS_S, Row, SeriesFile, read_series, read_subjects
 
 NOON = 1_700_000_040
@@ -263,6 +263,14 @@ async def test_a_broken_file_is_moved_aside_and_history_begins_anew(
     assert series.lost == 0
     assert list(await series.read("web", "", None, NOON, NOON + 1, 1)) == ["rate"]
     assert "moved to series.db.broken" in caplog.text
+
+
+@pytest.mark.parametrize("off_s", [-0.015, 0.0, 0.9])
+@given(asked=st.floats(NOON, NOON + 1e6))
+def test_a_timer_that_ends_early_or_late_still_ends_in_the_next_second(
+    asked: float, off_s: float
+) -> None:
+    assert int(asked + until_next(asked) + off_s) == int(asked) + 1
 
 
 async def test_it_asks_once_a_second_until_it_is_stopped(path: Path) -> None:

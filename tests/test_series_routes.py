@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lb.admin.series_routes import CHOSEN_STEPS, MOST_STEPS, chosen_step
+from lb.admin.series_routes import CHOSEN_STEPS, MOST_POINTS, MOST_STEPS, chosen_step
 from lb.series import Series
 from lb.series_file import MINUTES_S, SECONDS_S, Row, SeriesFile
 from tests.fake_control import serving
@@ -35,10 +35,10 @@ def ask(url: str) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def refused(url: str) -> str:
+def refused(url: str, status: int = 400) -> str:
     with pytest.raises(urllib.error.HTTPError) as caught:
         ask(url)
-    assert caught.value.code == 400
+    assert caught.value.code == status
     with caught.value as answer:
         return str(json.load(answer)["detail"])
 
@@ -81,6 +81,25 @@ def test_a_question_that_makes_no_sense_is_refused_in_words(
     url: str, query: str, words: str
 ) -> None:
     assert words in refused(url + query)
+
+
+def test_many_figures_at_many_times_are_refused_and_some_of_them_are_not(tmp_path: Path) -> None:
+    now = int(time.time()) // 60 * 60
+    file = SeriesFile(tmp_path / "series.db")
+    many = {f"figure_{n}": n for n in range(1 + MOST_POINTS // 900)}
+    for at in range(now - 899, now + 1):
+        file.append(at, [Row("web", "", many)])
+    file.close()
+    with serving(tmp_path) as (control, address):
+        control.series = Series(tmp_path / "series.db", list)
+        asked = f"{address}/api/v1/series?service=web&from={now - 899}&to={now + 1}"
+        said = refused(f"{asked}&step=1", 422)
+        assert said == (
+            f"{900 * len(many)} points of {len(many)} figures, at most {MOST_POINTS}:"
+            " choose figures with name, a larger step or less time"
+        )
+        assert len(ask(f"{asked}&step=1&name=figure_7&name=figure_8")["series"]["figure_8"]) == 900
+        assert len(ask(f"{asked}&step=2")["series"]) == len(many)
 
 
 @pytest.mark.parametrize(

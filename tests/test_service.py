@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -538,6 +539,24 @@ async def test_calls_that_fail_after_the_end_are_no_tracebacks(
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
     with contextlib.suppress(HypervisorError):
         await host.observe()
+
+
+def grown_at(balancer: Balancer) -> str:
+    """When the service last got more replicas, as a scrape shows it."""
+    labels = '{direction="up",service="web"}'
+    name = re.escape(f"autoscaler_last_scale_timestamp_seconds{labels} ")
+    found = re.search(name + r"(\S+)", balancer.metrics()[0].decode())
+    return found[1] if found else "never"
+
+
+async def test_when_the_fleet_last_grew_is_shown_after_a_restart(
+    tmp_path: Path, host: Machines
+) -> None:
+    async with running(tmp_path, config(), machines=host) as (balancer, _):
+        await until(lambda: ready(balancer) == 1)
+        before = grown_at(balancer)
+    async with running(tmp_path, config(), machines=host) as (again, _):
+        assert before == grown_at(again) != "never"
 
 
 async def test_what_was_decided_and_how_it_looked_outlives_the_process(tmp_path: Path) -> None:

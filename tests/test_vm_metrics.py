@@ -26,6 +26,7 @@ def test_everything_known_of_a_vm() -> None:
         limit_cores=0.4,
         vcpus=1,
         delay_seconds=2.5,
+        cpu_time_seconds=6.0,
         most_memory_bytes=4096,
     )
     assert samples(collect_vms([row])) == {
@@ -35,6 +36,8 @@ def test_everything_known_of_a_vm() -> None:
         "vm_cpu_limit_cores": {("web-1",): 0.4},
         "vm_info": {("web-1", "web", "local", "replica", "cold", "ready"): 1},
         "libvirt_domain_info_virtual_cpus": {("web-1",): 1},
+        "libvirt_domain_info_cpu_time_seconds": {("web-1",): 6.0},
+        "libvirt_domain_memory_stats_rss_bytes": {("web-1",): 1024},
         "libvirt_domain_info_maximum_memory_bytes": {("web-1",): 4096},
         "libvirt_domain_vcpu_delay_seconds": {("web-1",): 2.5},
     }

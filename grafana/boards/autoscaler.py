@@ -11,6 +11,10 @@ from grafana.promql import HOST, RATE, of_service, per_second, series
 SIZES: Final = ("desired", "ready", "booting", "standby", "min", "max")
 ACTIVATION: Final = "autoscaler_vm_activation_seconds"
 
+_WANTED: Final = f"{of_service('autoscaler_desired_replicas')}[30m]"
+FALLS: Final = f"resets({_WANTED})"
+RISES: Final = f"(changes({_WANTED}) - {FALLS})"
+
 
 def in_range(name: str, by: str) -> str:
     """How much a counter grew in the whole of the dashboard's time; for a query asked once."""
@@ -51,13 +55,10 @@ BOARD: Final = Board(
         ),
         figure(
             "Turns",
-            "How often a service first grew and then shrank in the last half hour; the alert says"
+            "How often a service both grew and shrank in the last half hour; the alert says"
             " flapping at three.",
             "short",
-            Query(
-                f"max(resets({of_service('autoscaler_desired_replicas')}[30m]))",
-                "times",
-            ),
+            Query(f"max({FALLS} < {RISES} or {RISES})", "times"),
             limits={YELLOW: 2, RED: 3},
         ),
         states(

@@ -14,12 +14,14 @@ SIDES: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (("before", before)
 BUCKETS: Final = per_second(of_service("lb_request_duration_seconds_bucket"), "le, service")
 P50: Final = quantile(0.5, "lb_request_duration_seconds")
 P99: Final = quantile(0.99, "lb_request_duration_seconds")
+NARROW: Final = "Show two hours at most: over more, points lie too far apart for a window."
 READY: Final = f"sum by (service) ({of_service('autoscaler_ready_replicas')})"
 
 
 def sides(title: str, description: str, unit: str, *asked: Query, log: bool = False,
           steps: bool = False) -> Iterator[Panel]:  # fmt: skip
     """The same curves left and right of the event."""
+    description += f" {NARROW}"
     for word, windowed in SIDES:
         queries = (Query(windowed(query.expr), query.legend) for query in asked)
         yield lines(f"{title}, {word}", description, unit, *queries, log=log, steps=steps)
@@ -52,7 +54,8 @@ BOARD: Final = Board(
     uid="lbctl-before-after",
     title="lbctl / Before and after",
     description="The same panels left and right of the last scale event of the chosen time range:"
-    " `Window` seconds that end with it, and as many that begin `Settling` seconds after it.",
+    " `Window` seconds that end with it, and as many that begin `Settling` seconds after it. The"
+    " curves want a time range of two hours at most.",
     choices=(
         Choice("direction", "Direction", (("up", "up"), ("down", "down")), every=".+"),
         Choice(

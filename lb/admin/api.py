@@ -17,7 +17,7 @@ from aiohttp import web
 
 from lb.address import cannot_listen, check_address, split_address
 from lb.admin import access, console
-from lb.admin.bodies import as_json, flag, number, read_body, read_json
+from lb.admin.bodies import as_json, as_large_json, flag, number, read_body, read_json
 from lb.admin.control import Control
 from lb.admin.guard import SAFE_METHODS, HostRule, bearer_matches
 from lb.admin.problems import Handler, ProblemError, as_problems, problem
@@ -224,8 +224,9 @@ class AdminServer:
         since = number(request, "since", None, 0, 2**53)
         limit = number(request, "limit", 100, 1, MAX_EVENTS) or 100
         events = await journal.events(since, limit, request.query.get("service"))
-        return as_json(
-            {"events": [event.as_dict() for event in events], "last_id": journal.last_id}
+        last_id = journal.last_id
+        return await as_large_json(
+            lambda: {"events": [event.as_dict() for event in events], "last_id": last_id}
         )
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
@@ -239,7 +240,8 @@ class AdminServer:
     # ── for Prometheus, for probes, for a browser ────────────────────────────────────────────
 
     async def _targets(self, _request: web.Request) -> web.Response:
-        """Prometheus' HTTP service discovery: the VMs in the pool, which all have /metrics."""
+        """Prometheus' HTTP service discovery: the VMs in the pool, whether their application has
+        /metrics or not, which nobody told us."""
         return as_json(
             [
                 {

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from lb.admin.bodies import as_json, number, read_json
+from lb.admin.bodies import as_json, as_large_json, number, read_json
 from lb.admin.control import Control, ScaleOrder
 from lb.admin.problems import ProblemError
 
@@ -54,8 +54,9 @@ class ScaleRoutes:
         since = number(request, "since", None, 0, 2**53)
         limit = number(request, "limit", 100, 1, MAX_DECISIONS) or 100
         entries = kept.page(since, limit, request.query.get("service"))
-        return as_json(
-            {"decisions": [entry.as_dict() for entry in entries], "last_id": kept.last_id}
+        last_id = kept.last_id
+        return await as_large_json(
+            lambda: {"decisions": [entry.as_dict() for entry in entries], "last_id": last_id}
         )
 
 

@@ -14,13 +14,16 @@ from typing import Final
 
 from aiohttp import web
 
-from lb.admin.bodies import as_json, number
+from lb.admin.bodies import as_large_json, number
 from lb.admin.control import Control
 from lb.admin.problems import ProblemError
 from lb.series_file import MINUTE, SECONDS_S
 
 MOST_STEPS: Final = 4000
 """In one answer: an hour of seconds, or almost three days of minutes."""
+MOST_POINTS: Final = 40_000
+"""The same, of all figures together: some 1.8 MB. A step that is ours to choose makes at most
+30,000 of a service's twenty figures."""
 CHOSEN_STEPS: Final = 1500
 """Not more where the step is ours to choose: as many as a plot has pixels."""
 SPAN_S: Final = 600
@@ -61,19 +64,24 @@ class SeriesRoutes:
                 400, f"more than {MOST_STEPS} steps: ask for a larger step or less time"
             )
         found = await series.read(service, vm, names, start, end, step)
+        if (points := sum(map(len, found.values()))) > MOST_POINTS:
+            raise ProblemError(
+                422,
+                f"{points} points of {len(found)} figures, at most {MOST_POINTS}: choose figures"
+                " with name, a larger step or less time",
+            )
         vms = [] if vm else await series.vms(service, start, end)
-        return as_json(
-            {
-                "service": service,
-                "vm": vm or None,
-                "vms": vms,
-                "from": start,
-                "to": end,
-                "step": step,
-                "columns": ["at", "mean", "min", "max"],
-                "series": found,
-            }
-        )
+        answer = {
+            "service": service,
+            "vm": vm or None,
+            "vms": vms,
+            "from": start,
+            "to": end,
+            "step": step,
+            "columns": ["at", "mean", "min", "max"],
+            "series": found,
+        }
+        return await as_large_json(lambda: answer)
 
 
 def chosen_step(start: int, end: int, now: int) -> int:

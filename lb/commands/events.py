@@ -23,6 +23,9 @@ COLUMNS: Final = (
 )
 # A live line cannot know what comes: widths that fit what usually does.
 _LIVE_WIDTHS: Final = (23, 14, 8, 14, 14, 0)
+_USUAL: Final = 50
+_MOST: Final = 1000
+"""That the API gives at once."""
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -35,7 +38,11 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     help="Only what came after the event ID, within AGE (90s, 1h30m, 2d), or since TIME here"
     " (14:30, 2026-01-31, 2026-01-31T14:30).",
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, _MOST),
+    help=f"So many; else {_USUAL}, or with an AGE or TIME the last {_MOST} since.",
+)
 @click.option("--service", help="Only this service's.")
 @pass_settings
 def events(
@@ -43,14 +50,18 @@ def events(
     follow: bool,
     as_json: bool,
     since: str | None,
-    limit: int,
+    limit: int | None,
     service: str | None,
 ) -> None:
     """What happened and why, oldest first. JSON is a list, with -f a line for each event."""
     after_id, not_before = parse_since(since, datetime.now().astimezone())
     client = settings.client()
-    page = client.events(after_id, limit, service)
+    # what a time leaves over is known by what is there
+    wanted = _MOST if not_before else limit or _USUAL
+    page = client.events(after_id, wanted, service)
     rows = [row for row in page["events"] if row["at"] >= not_before]
+    if not_before:
+        rows = _newest(rows, limit or _MOST)
     if not follow:
         render.listing(COLUMNS, rows, as_json=as_json, empty="nothing happened yet")
         return
@@ -63,6 +74,17 @@ def events(
             _print_live(row, as_json)
     except KeyboardInterrupt:
         return  # how following is meant to end
+
+
+def _newest(rows: list[render.Row], limit: int) -> list[render.Row]:
+    """The last of those since a time. Says on stderr where there are more, or may be."""
+    if len(rows) > limit or len(rows) == _MOST:
+        word = "are" if len(rows) > limit else "may be"
+        hint = "" if limit == _MOST else f": --limit shows up to {_MOST}"
+        click.echo(
+            f"lbctl: the last {limit} since then; older ones {word} left out{hint}", err=True
+        )
+    return rows[-limit:]
 
 
 def parse_since(since: str | None, now: datetime) -> tuple[int | None, float]:

@@ -35,7 +35,10 @@ def test_the_demo_tells_its_story_and_leaves_nothing(images: Path, tmp_path: Pat
     story = json.loads((out / "story.json").read_text(encoding="utf-8"))
     scaled = [m for m in story["moments"] if m["kind"] in ("scale.up", "scale.down")]
     sizes = [m["message"].partition(":")[0] for m in scaled]
-    assert sizes == ["0 → 1", "1 → 2", "2 → 1"]
+    assert sizes[:4] == ["0 → 1", "1 → 2", "2 → 1", "1 → 2"]
+    assert sizes[-1] == "2 → 1"
+    killed = next(m["t"] for m in story["moments"] if m["kind"] == "demo.kill")
+    assert any(m["kind"] == "vm.ready" and m["t"] > killed for m in story["moments"])
     scaled = scaled[1:]  # the first replica came because there has to be one
     assert scaled[0]["reason"] in OVERLOAD
     assert scaled[1]["reason"] in LITTLE_LOAD
