@@ -61,9 +61,14 @@ class Reaper:
         each child is asked. libvirt waits for those behind it: while it looks at what a QEMU can
         do, two of them die, the daemon and who led its session."""
         try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
             self._sleep(IDLE_S)
+            return
+        # Before anything else: libvirt looks as soon as a QEMU's monitor closes, and the next time
+        # a fifth of a second later.
+        if dead is not None and is_orphan(dead.si_pid) and _let_go(dead.si_pid):
+            self._look_s = LOOK_S
             return
         orphans = (pid for pid in _children() if is_orphan(pid) or self._is_nobodys(pid))
         if [pid for pid in (*self._guests(), *orphans) if _let_go(pid)]:

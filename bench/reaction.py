@@ -25,6 +25,9 @@ that it left the pool, *replaced*, the first good answer of another replica, and
 call that wakes or copies that one to this answer; somebody asks all the time, so that at each
 moment a request waits for whoever comes.
 
+That a standby is woken is measured without any load too (*wake*): what a first answer takes then is
+the waking, and not the requests that waited with it.
+
 Twenty rounds each with a standby and with a saved guest to copy, five of overload with cold boots.
 Between them the fleet comes back to its start: one replica, the reserve full, some calm seconds.
 At the end `lbctl up` itself is killed twenty times under its machine and started again
@@ -61,14 +64,14 @@ from guest import image as guest_image
 from lb.home import home_folder
 
 LOW_SHARE, HIGH_SHARE = 1 / 3, 4 / 3
-ROUNDS = {"standby": 20, "snapshot": 20, "cold": 5, "restart": 20}
+ROUNDS = {"standby": 20, "wake": 20, "snapshot": 20, "cold": 5, "restart": 20}
 LOW_S = 6.0
 """So long the low load is watched before each onset, after CALM_S that are not."""
 LOOK_S = 0.5
 ASKED_S = 0.1
 """So long before a kill somebody begins to ask."""
 MOST_TRIES = 5
-LONGEST_S = {"standby": 20.0, "snapshot": 20.0, "cold": 90.0}
+LONGEST_S = {"standby": 20.0, "wake": 20.0, "snapshot": 20.0, "cold": 90.0}
 """So long a relief, or a replacement, is waited for."""
 
 
@@ -116,14 +119,15 @@ async def overload(way: str, there: Fleet, load: Load) -> Overload:
     return found
 
 
-async def kill(way: str, there: Fleet, load: Load) -> Kill:
+async def kill(way: str, there: Fleet, load: Load | None) -> Kill:
     victim = await alone(there)
     async with there.asked() as answers:
         await asyncio.sleep(ASKED_S)
         killed = there.kill(victim)
         while True:
             await asyncio.sleep(LOOK_S)
-            sent = sorted([*await load.since(killed - LOOK_S), *answers])
+            sent = await load.since(killed - LOOK_S) if load is not None else []
+            sent = sorted([*sent, *answers])
             found = figures.kill(way, sent, await there.events(), victim, killed)
             if found.replaced is not None or time.time() - killed > LONGEST_S[way]:
                 return found
@@ -133,6 +137,12 @@ async def play(way: str, rounds: int, images: Path, found: Found) -> None:
     tell(f"{way}: starting")
     async with fleet(way, images) as there:
         await there.at_start()
+        if way == "wake":
+            for number in range(1, rounds + 1):
+                lost = await kill(way, there, None)
+                found.rounds.append(lost)
+                tell(f"{way} {number}/{rounds}: {lost.words()}")
+            return
         capacity = found.capacities[way] = await there.capacity()
         tell(f"{way}: one replica serves {capacity:.1f}/s")
         low, high = LOW_SHARE * capacity, HIGH_SHARE * capacity

@@ -1,12 +1,11 @@
 """What operators told the planner of each service, kept over a restart in LBCTL_HOME.
 
-Owns the file's form: a JSON object by service of `mode`, `to` and `until` (Unix seconds). What an
-override means is the planner's; whether a number is within bounds, the scaler's.
+Owns the form of one in the file: `mode`, `to` and `until` (Unix seconds). What an override means is
+the planner's; whether a number is within bounds, the scaler's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,62 +13,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from autoscale.rules import Mode, Override
-from lb.state_file import StateFile
+from lb.by_service import ByService
 
 LATEST_S: Final = 1e11
 """Unix seconds that still are a date."""
 
 
-class Overrides:
-    """By service. Reads the file at once; of what cannot be understood it warns once."""
+class Overrides(ByService[Override]):
+    """What holds, or has run out and was not put away yet: whoever does so tells of it."""
+
+    one = "override"
 
     def __init__(self, path: Path, wall_clock: Callable[[], float] = time.time) -> None:
-        self._file = StateFile(path, "overrides")
         self._wall_clock = wall_clock
-        self._saving = asyncio.Lock()
-        self._held = self._read()
+        super().__init__(path)
 
-    def of(self, service: str) -> Override | None:
-        """What holds, or has run out and was not put away yet: whoever does so tells of it."""
-        return self._held.get(service)
+    def holds(self, value: Override) -> bool:
+        return value.holds(self._wall_clock())
 
-    def put(self, service: str, override: Override | None) -> None:
-        """From now on; None takes it back. `save` remembers it."""
-        if override is None:
-            self._held.pop(service, None)
-        else:
-            self._held[service] = override
+    def to_json(self, value: Override) -> object:
+        return {"mode": value.mode.value, "to": value.to, "until": value.until}
 
-    async def save(self) -> None:
-        """Write what holds when it is this call's turn. A failure costs a warning."""
-        async with self._saving:
-            now = self._wall_clock()
-            values = {name: _as_dict(o) for name, o in self._held.items() if o.holds(now)}
-            await asyncio.to_thread(self._file.write, values)
-
-    def _read(self) -> dict[str, Override]:
-        values = self._file.read()
-        if values is None:
-            return {}
-        if not isinstance(values, dict):
-            self._file.complain("is no JSON object and is ignored")
-            return {}
-        found = {}
-        for service, value in values.items():
-            override = _override(value)
-            if override is None:
-                self._file.complain(f"{service!r} is no override and is ignored")
-            else:
-                found[service] = override
-        return found
-
-
-def _as_dict(override: Override) -> dict[str, Any]:
-    return {"mode": override.mode.value, "to": override.to, "until": override.until}
+    def from_json(self, value: Any) -> Override | None:
+        return _override(value)
 
 
 def _override(value: Any) -> Override | None:
-    """What `_as_dict` made, else None."""
     match value:
         case {"mode": "fixed", "to": int(to), "until": until} if type(to) is int and to >= 0:
             pass

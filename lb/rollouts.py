@@ -1,19 +1,16 @@
 """The rollout of each service, kept over a restart in LBCTL_HOME.
 
-Owns the file's form: a JSON object by service, with the fields of `autoscale.rollout.Rollout`. What
-a rollout does next is the fleet's; how far it is, the VMs' own metadata says.
+Owns the form of one in the file: the fields of `autoscale.rollout.Rollout`. What a rollout does
+next is the fleet's; how far it is, the VMs' own metadata says.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from autoscale.rollout import Phase, Rollout
-from lb.state_file import StateFile
+from lb.by_service import ByService
 
 FILE: Final = "rollouts.json"
 """Its name in LBCTL_HOME."""
@@ -22,55 +19,19 @@ _TEXTS = ("configured", "image_from", "image_to", "generation", "why")
 _FLAGS = ("approved", "failed", "stranded")
 
 
-class Rollouts:
-    """By service. Reads the file at once; of what cannot be understood it warns once."""
+class Rollouts(ByService[Rollout]):
+    """The last one of each, whatever became of it."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = StateFile(path, "rollouts")
-        self._saving = asyncio.Lock()
-        self._held = self._read()
+    one = "rollout"
 
-    def of(self, service: str) -> Rollout | None:
-        """The last one, whatever became of it."""
-        return self._held.get(service)
+    def to_json(self, value: Rollout) -> object:
+        return asdict(value)
 
-    @property
-    def everything(self) -> Mapping[str, Rollout]:
-        """All of them, by service."""
-        return self._held
-
-    def put(self, service: str, rollout: Rollout | None) -> None:
-        """From now on; None forgets it. `save` remembers it."""
-        if rollout is None:
-            self._held.pop(service, None)
-        else:
-            self._held[service] = rollout
-
-    async def save(self) -> None:
-        """Write what holds when it is this call's turn. A failure costs a warning."""
-        async with self._saving:
-            values = {name: asdict(rollout) for name, rollout in self._held.items()}
-            await asyncio.to_thread(self._file.write, values)
-
-    def _read(self) -> dict[str, Rollout]:
-        values = self._file.read()
-        if values is None:
-            return {}
-        if not isinstance(values, dict):
-            self._file.complain("is no JSON object and is ignored")
-            return {}
-        found = {}
-        for service, value in values.items():
-            rollout = _rollout(value)
-            if rollout is None:
-                self._file.complain(f"{service!r} is no rollout and is ignored")
-            else:
-                found[service] = rollout
-        return found
+    def from_json(self, value: Any) -> Rollout | None:
+        return _rollout(value)
 
 
 def _rollout(value: Any) -> Rollout | None:
-    """What `save` wrote, else None."""
     if not isinstance(value, dict) or set(value) != set(Rollout.__slots__):
         return None
     pause_at = value["pause_at"]

@@ -44,6 +44,7 @@ COVERED_BY = {
     "lb.admin.stream": "test_admin",
     "lb.admin.vm_routes": "test_admin",
     "lb.autoscaler_metrics": "test_metrics",
+    "lb.by_service": "test_overrides",
     "lb.change": "test_pool",
     "lb.commands.pauses": "test_cli",
     "lb.lease": "test_pool",

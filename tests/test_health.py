@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
+from autoscale.model import EventKind
 from lb.balance import policy_named
 from lb.config_service import HealthConfig, OutlierConfig, ServiceConfig
 from lb.errors import ConnectFailedError
-from lb.health import Prober, pause_s
+from lb.health import FIRST_S, Prober, pause_s
 from lb.pool import Change, Pool
 from lb.slate import Rng
 from tests.fake_backend import Exchange, FakeBackend, hang
-from tests.pools import answers
+from tests.pools import answers, event
 from tests.proxy_harness import until
 
 QUICK = HealthConfig(path="/ready", interval=0.05, interval_down=0.05, timeout=5, fall=2)
@@ -117,6 +119,24 @@ async def test_a_backend_that_joins_is_asked_at_once() -> None:
         await asyncio.sleep(0.05)
         pool.add_static(backend.address)
         await until(lambda: pool.available)
+
+
+async def test_who_joins_ready_is_asked_after_the_request_that_waits_for_it() -> None:
+    now = 1000.0
+    async with FakeBackend() as backend:
+        pool = Pool("web", policy_named("least_requests"), QUICK)
+        prober = Prober(pool, clock=lambda: now)
+        await prober.start()
+        try:
+            asked = event(EventKind.JOIN, "web-1", backend.address)
+            pool.apply(replace(asked, ready=True))
+            await asyncio.sleep(0.05)
+            assert backend.seen == []
+            now += FIRST_S
+            pool.on_configured()
+            await until(lambda: backend.seen)
+        finally:
+            await prober.stop()
 
 
 async def test_a_draining_backend_is_left_in_peace() -> None:

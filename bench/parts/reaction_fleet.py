@@ -44,7 +44,7 @@ standby = %(standby)d
 """What is not a default: two machines on two cores; as many requests at once as keep their one
 virtual CPU busy, and the others wait where both can take them; a line long enough that no request
 of an overload is refused. The planner's settings are all defaults."""
-WAYS = {"standby": (1, "auto"), "snapshot": (0, "auto"), "cold": (0, "off")}
+WAYS = {"standby": (1, "auto"), "wake": (1, "auto"), "snapshot": (0, "auto"), "cold": (0, "off")}
 """`standby` and `snapshot` of the configuration."""
 BOOT_S = 120.0
 CALIBRATION_CONNECTIONS = 4

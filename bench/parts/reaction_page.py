@@ -10,7 +10,12 @@ from statistics import median
 from bench.parts.reaction_figures import TARGETS, Rounds, seconds, values
 
 BEGIN, END = "<!-- bench reaction: begin -->", "<!-- bench reaction: end -->"
-BY = {"standby": "a standby is woken", "snapshot": "a saved guest is copied", "cold": "one boots"}
+BY = {
+    "standby": "a standby is woken",
+    "wake": "a standby is woken, without any load",
+    "snapshot": "a saved guest is copied",
+    "cold": "one boots",
+}
 OVERLOAD = {
     "decided": "onset → decision",
     "answered": "decision → first answer",
