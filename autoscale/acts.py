@@ -32,8 +32,8 @@ Check = Callable[[str], Awaitable[bool]]
 
 REHEARSALS = 16
 """So many questions before a standby is suspended. The first ones that an emulated guest answers
-cost it 70 to 100 ms of CPU, for its emulator translates what it has never run; from the tenth on it
-is 15. Woken without them, six first answers took 34 to 113 ms; with them 21 to 40."""
+cost it 70 to 100 ms of CPU, for its emulator translates what it has never run; later ones take 10
+to 20. Woken without them, six first answers took 34 to 113 ms; with them 21 to 40."""
 
 
 class Told(Protocol):

@@ -2,7 +2,9 @@
 
 On real virtual machines: `lbctl up` with the product's defaults (`parts/reaction_fleet.py` has what
 is set otherwise) and the open-loop load tester, each a process of its own. Replicas are held to 0.4
-of a core. What one can serve is measured first; the load is then a third of that (low), and in a
+of a core, but for the first five seconds in which one serves.
+
+What one can serve is measured first; the load is then a third of that (low), and in a
 round of overload at once four thirds (high): too much for one, and not for two. Not for two copies
 either, which serve a quarter less at first, because an emulator has to translate their code anew. A
 round before which the planner grows by itself all the same begins anew, and says so.
@@ -26,7 +28,7 @@ call that wakes or copies that one to this answer; somebody asks all the time, s
 moment a request waits for whoever comes.
 
 That a standby is woken is measured without any load too (*wake*): what a first answer takes then is
-the waking, and not the requests that waited with it.
+the waking, and not the requests that waited with it. Both must be within the target.
 
 Twenty rounds each with a standby and with a saved guest to copy, five of overload with cold boots.
 Between them the fleet comes back to its start: one replica, the reserve full, some calm seconds.
@@ -35,7 +37,7 @@ At the end `lbctl up` itself is killed twenty times under its machine and starte
 
 Fails (exit code 1) where a median, or the p99 where the target is one, is above a target of
 `parts/reaction_figures.py`, or where a request failed. `--rounds N` for a short run, `--ways
-standby,snapshot,cold,restart` for a part of it, `--add FILE` to go on from the `--json` of an
+standby,wake,snapshot,cold,restart` for a part of it, `--add FILE` to go on from the `--json` of an
 earlier part; `--write FILE` puts the tables into a page, between its markers.
 """
 

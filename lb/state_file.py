@@ -6,6 +6,7 @@ written costs a warning, once. Knows nothing of what the value means. Blocking.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,7 +26,11 @@ class StateFile:
         self._complained = False
 
     def read(self) -> Any:
-        """The value; None where there is none that can be read."""
+        """The value; None where there is none that can be read. What a killed writer left beside
+        it goes: whoever reads is the only one there, and has written nothing yet."""
+        with contextlib.suppress(OSError):
+            for draft in self._path.parent.glob(f".{self._path.name}-{'[0-9a-f]' * 16}"):
+                draft.unlink()
         try:
             return json.loads(self._path.read_bytes())
         except FileNotFoundError:

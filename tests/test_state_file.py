@@ -65,3 +65,14 @@ def test_a_folder_that_cannot_be_made_is_said(
     assert file.read() is None
     (said,) = warnings(caplog)
     assert "cannot be written" in said
+
+
+def test_what_a_killed_writer_left_is_gone_once_it_is_read(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "orders.json", "orders")
+    file.write({"web": 1})
+    draft, others = tmp_path / ".orders.json-0123456789abcdef", tmp_path / ".orders.json-mine"
+    for path in (draft, others):
+        path.write_text("half", encoding="utf-8")
+    assert file.read() == {"web": 1}
+    assert not draft.exists()
+    assert others.exists(), "no name of ours"

@@ -269,7 +269,8 @@ class Target:
 TARGETS = (
     Target("onset to relief, by a standby", "overload.standby.relief", 2.0),
     Target("onset to relief, by a copy", "overload.snapshot.relief", 3.5),
-    Target("woken to its first answer (p99)", "kill.wake.started", 0.05, 0.99),
+    Target("woken to its first answer (p99)", "kill.standby.started", 0.05, 0.99),
+    Target("woken to its first answer, without any load (p99)", "kill.wake.started", 0.05, 0.99),
     Target("copied to its first answer", "kill.snapshot.started", 1.5),
     Target("killed to out of the pool, with a standby", "kill.standby.ejected", 0.1),
     Target("killed to out of the pool, with copies", "kill.snapshot.ejected", 0.1),

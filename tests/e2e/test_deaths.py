@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(480)]
 MOST = 3
 RATE = 15.0
 """A part of what one can answer, so that the planner has no wish of its own; the orders count."""
+AFTERWARDS_S = 3.0
+"""So long the load goes on: some replacements are there before it has sent ten requests."""
 STOP_WORK = 77
 HEALTH = "interval = 0.5\ntimeout = 1\nfall = 2"
 
@@ -70,6 +73,7 @@ class Fleet:
             loading(f"{self.up.proxy}/render?work=1", {"steady": RATE}, self.tmp) as load,
         ):
             yield
+            time.sleep(AFTERWARDS_S)
             result = load.finish()
         self.addresses |= census.addresses
         assert_none_failed(result)
