@@ -6,9 +6,11 @@ Whether another attempt follows is `journey`'s to ask `retry`.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from http import HTTPStatus
 
 from lb.backend import Backend
+from lb.backend_connection import BackendConnection
 from lb.backend_exchange import BackendExchange, Interim
 from lb.config import TimeoutsConfig
 from lb.errors import Fault, RequestError, UpstreamError
@@ -64,10 +66,31 @@ class Attempt:
         """Send, and wait for the answer's head, and the rest of a small one. Raises a RequestError;
         a backend's fault is counted against it. `fresh`: on a new connection."""
         self._sent_at = self._site.pool.clock()
+        upstream = self._site.upstream
+        await self._hear(upstream.send(self.backend, onward, body, interim, timeouts, fresh=fresh))
+
+    async def resume(
+        self,
+        connection: BackendConnection,
+        onward: Onward,
+        body: RequestBody | None,
+        interim: Interim,
+        timeouts: TimeoutsConfig,
+        *,
+        began: float,
+        sent_at: float,
+    ) -> None:
+        """The same for one that was sent there, at `began` by the pool's clock and `sent_at` by
+        the loop's."""
+        self._sent_at = began
+        upstream = self._site.upstream
+        await self._hear(
+            upstream.resume(self.backend, connection, onward, body, interim, timeouts, sent_at)
+        )
+
+    async def _hear(self, answer: Awaitable[tuple[BackendExchange, AnswerHead]]) -> None:
         try:
-            self.exchange, self.head = await self._site.upstream.send(
-                self.backend, onward, body, interim, timeouts, fresh=fresh
-            )
+            self.exchange, self.head = await answer
             self._carried = True
             self._head_s = self._site.pool.clock() - self._sent_at
             await self.exchange.small_whole()
@@ -110,5 +133,4 @@ class Attempt:
         if dropped is not None and site.config.adaptive.enabled:
             now = site.pool.clock()
             latency_s = now - self._sent_at if self._head_s is None else self._head_s
-            running = site.pool.in_flight - site.counters.tunnels
-            site.adaptive.finished(latency_s, running, dropped, now)
+            site.learn(latency_s, dropped, now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lb.attempt import Attempt
 from lb.backend import Backend
@@ -30,6 +31,9 @@ from lb.request_body import RequestBody
 from lb.retry import costs, may_hedge, may_retry, repeat_of_status
 from lb.site import Site
 from lb.wire.head import AnswerHead
+
+if TYPE_CHECKING:
+    from lb.fastlane import Begun
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +81,18 @@ class Attempts:
         self.queue_s = 0.0
         self.retry_reason = ""
 
-    async def answer(self) -> Attempt:
-        """The attempt whose answer is to be passed back; the caller ends it. Raises a
-        RequestError."""
-        attempt = Attempt(self._site, await self._admitted())
+    async def answer(self, begun: Begun | None = None) -> Attempt:
+        """The attempt whose answer is to be passed back; the caller ends it. `begun`: the first
+        one is under way. Raises a RequestError."""
+        if begun is None:
+            attempt = Attempt(self._site, await self._admitted())
+        else:
+            self.admitted_at = begun.began
+            attempt = Attempt(self._site, begun.lease)
         while True:
             try:
-                attempt, failure = await self._send(attempt)
+                attempt, failure = await self._send(attempt, begun)
+                begun = None
                 following = await self._following(attempt, failure)
             except BaseException:
                 attempt.end()
@@ -134,7 +143,9 @@ class Attempts:
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────
 
-    async def _send(self, attempt: Attempt) -> tuple[Attempt, UpstreamError | None]:
+    async def _send(
+        self, attempt: Attempt, begun: Begun | None
+    ) -> tuple[Attempt, UpstreamError | None]:
         """Send once, or to two where hedged. Returns the attempt that counts, and its failure."""
         self.made += 1
         self.backend = attempt.backend
@@ -143,6 +154,12 @@ class Attempts:
 
         async def send(one: Attempt) -> None:
             interim = sending.interim if one is attempt else _silent
+            if begun is not None and begun.connection is not None:
+                await one.resume(
+                    begun.connection, sending.onward, sending.body, interim, sending.timeouts,
+                    began=begun.began, sent_at=begun.sent_at,
+                )  # fmt: skip
+                return
             await one.send(
                 sending.onward, sending.body, interim, sending.timeouts, fresh=self._stale
             )

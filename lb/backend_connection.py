@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+if TYPE_CHECKING:
+    from lb.fastlane import Known
 
 HIGH_BYTES: Final = 65536
 
@@ -22,20 +25,31 @@ class TunnelEnd(Protocol):
     def backend_full(self, full: bool) -> None: ...
 
 
+class Lane(Protocol):
+    """Who gets an answer's bytes as they come."""
+
+    def from_backend(self, data: bytes) -> None: ...
+    def broken(self) -> None:
+        """The connection has ended."""
+
+
 class BackendConnection(asyncio.Protocol):
     """`buffer` is what came and was not taken yet."""
 
     __slots__ = (
         "_loop",
-        "_on_idle_news",
         "_reading",
+        "_resting",
         "_tunnel",
         "_waiter",
         "_writable",
         "buffer",
         "ended",
         "idle_since",
+        "known",
+        "lane",
         "lost",
+        "on_idle_news",
         "rules",
         "transport",
         "used",
@@ -47,7 +61,7 @@ class BackendConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._reading = True
         self._tunnel: TunnelEnd | None = None
-        self._on_idle_news: Callable[[], None] | None = None
+        self._resting = False
         self.transport: asyncio.Transport
         self.buffer = b""
         self.ended = False
@@ -57,6 +71,11 @@ class BackendConnection(asyncio.Protocol):
         self.used = 0
         """Exchanges begun on it."""
         self.idle_since = 0.0
+        self.on_idle_news: Callable[[], None]
+        """Called should anything happen on it while nothing runs there."""
+        self.lane: Lane | None = None
+        self.known: Known | None = None
+        """What the fast lane remembers of the answer before."""
         self.rules: object = None
         """What it was opened by: `upstream` may not use it again by others."""
 
@@ -66,6 +85,9 @@ class BackendConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.lane is not None:
+            self.lane.from_backend(data)
+            return
         if self._tunnel is not None:
             self._tunnel.from_backend(data)
             return
@@ -79,6 +101,8 @@ class BackendConnection(asyncio.Protocol):
             self._tunnel.backend_ended()
             return self.transport.get_extra_info("ssl_object") is None
         self.ended = True
+        if self.lane is not None:
+            self.lane.broken()
         self._news()
         return None
 
@@ -87,6 +111,8 @@ class BackendConnection(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.backend_lost()
         self.ended = True
+        if self.lane is not None:
+            self.lane.broken()
         self._news()
         self.resume_writing()
 
@@ -104,10 +130,10 @@ class BackendConnection(asyncio.Protocol):
             writable.set_result(None)
 
     def _news(self) -> None:
-        if self._on_idle_news is not None:
+        if self._resting:
             # Bytes nobody asked for, or its end: either way it is of no more use.
-            told, self._on_idle_news = self._on_idle_news, None
-            told()
+            self._resting = False
+            self.on_idle_news()
         else:
             self.poke()
 
@@ -165,14 +191,14 @@ class BackendConnection(asyncio.Protocol):
         """Nothing unread, and open: it may be used again."""
         return not (self.buffer or self.ended or self._writable or self.transport.is_closing())
 
-    def rest(self, now: float, on_news: Callable[[], None]) -> None:
-        """Nothing runs on it; `on_news` is called should anything happen all the same."""
+    def rest(self, now: float) -> None:
+        """Nothing runs on it; `on_idle_news` is called should anything happen all the same."""
         self.idle_since = now
         self._read(True)
-        self._on_idle_news = on_news
+        self._resting = True
 
     def wake(self) -> None:
-        self._on_idle_news = None
+        self._resting = False
 
     def enter_tunnel(self, tunnel: TunnelEnd) -> None:
         """From now on bytes go there, those that are here first."""
@@ -193,5 +219,5 @@ class BackendConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Cut it: with a request half sent, the backend must not take it for a whole one."""
-        self._on_idle_news = None
+        self._resting = False
         self.transport.abort()

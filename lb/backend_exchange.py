@@ -87,13 +87,14 @@ class BackendExchange:
         self.connection.used += 1
         self.connection.write(self._onward.head)
         if self._body is None:
-            self._sent()
+            self.sent(self._loop.time())
         else:
             self._pump = spawn(self._send_body(self._body), name="request body")
 
-    def _sent(self) -> None:
+    def sent(self, at: float) -> None:
+        """The whole request went out, by the loop's clock."""
         limit_s = self._timeouts.first_byte
-        self._head_due = self._loop.time() + limit_s if limit_s else None
+        self._head_due = at + limit_s if limit_s else None
 
     async def _send_body(self, body: RequestBody) -> None:
         connection, chunked = self.connection, self._onward.chunked
@@ -107,7 +108,7 @@ class BackendExchange:
                 connection.write(last_chunk(self._onward.trailers(body.trailers)))
         except RequestError as error:
             self._pump_error = error
-        self._sent()
+        self.sent(self._loop.time())
         connection.poke()
 
     async def _taken(self) -> None:
@@ -210,12 +211,7 @@ class BackendExchange:
                     trailer_bytes=self._limits.head_bytes,
                     most_fields=self._limits.fields,
                 )
-            asked = tokens(head.fields, b"connection")
-            self._keep = (
-                framing is not Ends.CLOSE
-                and (b"close" not in asked if head.version >= (1, 1) else b"keep-alive" in asked)
-                and not (head.status == 204 and _announces_body(head.fields))
-            )
+            self._keep = framing is not Ends.CLOSE and stays(head)
             # What is malformed in the same breath as the head is still a 502, not a cut answer.
             self._take()
         except WireError as error:
@@ -297,6 +293,14 @@ class BackendExchange:
         """The rest of the request's body is of no use to anybody."""
         if self._pump is not None and not self._pump.done():
             self._pump.cancel()
+
+
+def stays(head: AnswerHead) -> bool:
+    """May the connection be used again, by what the answer's head says?"""
+    options = tokens(head.fields, b"connection")
+    if head.status == 204 and _announces_body(head.fields):
+        return False
+    return b"close" not in options if head.version >= (1, 1) else b"keep-alive" in options
 
 
 def _announces_body(fields: Fields) -> bool:

@@ -1,21 +1,19 @@
 """A client's connection: reads its requests off the wire one at a time, strictly.
 
-aiohttp's server carries each exchange (a task that is cancelled when the client leaves, waited for
-when we stop) and is told of it by a bare token: heads, bodies, pipelining and what is refused are
-read here, by `wire`. What becomes of a request is the journey's.
+Offers each to the fast lane first; what that leaves, aiohttp's server carries (`client_server`).
+Heads, bodies, pipelining and what is refused are read here, by `wire`. What becomes of a request is
+the lane's or the journey's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lb.client_body import ClientBody
+from lb.client_transport import ClientTransport
 from lb.deadline import Deadline
 from lb.errors import (
     BadRequestError,
@@ -27,19 +25,15 @@ from lb.errors import (
     TargetTooLongError,
     VersionRefusedError,
 )
-from lb.proxy_protocol import Parsed
-from lb.sockets import reset, taken
-from lb.tls import peer_name
+from lb.fastlane import Begun, FastLane
+from lb.site import Site
 from lb.wire.chunked import ChunkReader
 from lb.wire.errors import WireError
 from lb.wire.framing import Ends, Framing, request_framing
 from lb.wire.head import END, RequestHead, hopeless, request_head
 
 if TYPE_CHECKING:
-    from lb.client_server import ClientServer
-
-# One exchange, in the only words that aiohttp's server needs for it.
-_TOKEN: Final = b"GET / HTTP/1.1\r\nHost: exchange\r\n\r\n"
+    from lb.client_server import Carrier, ClientServer
 
 # Of requests that wait behind the running one.
 AHEAD_BYTES: Final = 65536
@@ -47,6 +41,9 @@ AHEAD_BYTES: Final = 65536
 # A connection that is closed with unread bytes on it is reset, and the reset may overtake the
 # answer: so we close our side, and go on reading for this long.
 LINGER_S: Final = 2.0
+
+# An idle connection lets go of what only exchanges need, some 10 KiB.
+SLIM_S: Final = 2.0
 
 # What is unsent when a connection is closed still goes out, to whoever takes it by then.
 FLUSH_S: Final = 30.0
@@ -87,23 +84,46 @@ class Tunnelled(Protocol):
     def client_full(self, full: bool) -> None: ...
 
 
-class ClientConnection(web.RequestHandler):
+class ClientConnection(ClientTransport):
     """`head`, `framing` and `body` are the running exchange's."""
 
-    head: RequestHead
-    framing: Framing
-    body: ClientBody
-    _chunks: ChunkReader
-    _tunnel: Tunnelled
+    __slots__ = (
+        "_body_full",
+        "_carrier",
+        "_chunked",
+        "_chunks",
+        "_deadline",
+        "_input",
+        "_lane",
+        "_left",
+        "_parted",
+        "_phase",
+        "_probes",
+        "_proxy",
+        "_reading",
+        "_scanned",
+        "_server",
+        "_tunnel",
+        "_tunnel_full",
+        "_written_before",
+        "body",
+        "framing",
+        "half_closed",
+        "head",
+        "redirect_to_https",
+        "running",
+        "served",
+    )
 
     def __init__(self, server: ClientServer) -> None:
-        # Idle connections are closed here, so aiohttp's own timer must never be the first.
-        super().__init__(
-            server, loop=server._loop, access_log=cast(Any, None), keepalive_timeout=10**9
-        )
+        super().__init__(server.loop, server.scheme)
+        self._server = server
         self._proxy = server.proxy
-        self.scheme = server.scheme
         self.redirect_to_https = server.redirect_to_https
+        self._carrier: Carrier | None = None
+        """Runs exchanges; made for the first."""
+        self._lane: FastLane | None = None
+        """Likewise."""
         self._phase = Phase.HEAD
         self._input = b""
         self._scanned = 0
@@ -111,6 +131,11 @@ class ClientConnection(web.RequestHandler):
         self._left = 0
         """Of a body with a Content-Length."""
         self._chunked = False
+        self._chunks: ChunkReader
+        self._tunnel: Tunnelled
+        self.head: RequestHead
+        self.framing: Framing = 0
+        self.body: ClientBody
         self._deadline = Deadline(self._loop, self._expired)
         self._body_full = False
         self._tunnel_full = False
@@ -123,49 +148,16 @@ class ClientConnection(web.RequestHandler):
         self.half_closed = False
         self.served = 0
         """Requests begun."""
-        self.written = 0
-        """Bytes of the running exchange's final answer."""
-        self.on_made: Callable[[], None] = lambda: None
-        """Called first, once it stands."""
-        self.introduced: Parsed | None = None
-        """What a PROXY header said of it."""
-        self.peer = ""
-        self.peer_port = 0
-        self.local: tuple[str, int] = ("", 0)
-        """What the client connected to."""
-        self.client_cert: bytes | None = None
-        """The client's certificate, DER, where it proved one."""
-        self.tls_version = ""
-        self.tls_client = ""
-        """The subject of that certificate."""
 
-    # ── aiohttp's side: a connection comes and goes ──────────────────────────────────────────
+    # ── a connection comes and goes ──────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.on_made()
-        self._meet(transport)
         super().connection_made(transport)
         if not self._proxy.arrived(self):
             self._phase = Phase.DEAF
             self.force_close()
             return
         self._deadline.after(self._proxy.config.timeouts.idle)
-
-    def _meet(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        local = transport.get_extra_info("sockname")
-        if self.introduced is not None:
-            peer = self.introduced.source or peer
-            local = self.introduced.destination or local
-        if isinstance(peer, tuple):
-            self.peer, self.peer_port = peer[0], peer[1]
-        if isinstance(local, tuple):
-            self.local = (local[0], local[1])
-        if self._is_tls:
-            encrypted = transport.get_extra_info("ssl_object")
-            self.client_cert = encrypted.getpeercert(binary_form=True) or None
-            self.tls_version = encrypted.version() or ""
-            self.tls_client = peer_name(encrypted) or ""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._deadline.close()
@@ -177,25 +169,44 @@ class ClientConnection(web.RequestHandler):
         self._phase = Phase.DEAF
         self._part()
         super().connection_lost(exc)
+        if self._lane is not None:
+            self._lane.client_lost()
+        if self._carrier is not None:
+            self._carrier.connection_lost(exc)
+            self._carrier = None
+
+    def close(self) -> None:
+        """Once the running exchange is over; no other begins."""
+        if self._carrier is not None:
+            self._carrier.close()
+
+    def force_close(self) -> None:
+        if self._carrier is not None:
+            self._carrier.force_close()
+        super().force_close()
 
     def data_received(self, data: bytes) -> None:
+        if self._phase is Phase.HEAD and not self._input and self._take(data):
+            return
         if self._phase is Phase.TUNNEL:
             self._tunnel.from_client(data)
         elif self._phase is not Phase.DEAF:
             self._input = self._input + data if self._input else data
             self._advance()
 
-    def eof_received(self) -> bool | None:  # type: ignore[override] # asyncio's, not aiohttp's
+    def eof_received(self) -> bool | None:
         """The client closed its side. True keeps ours open, which TLS cannot."""
         if self._phase is Phase.TUNNEL:
             self._tunnel.client_ended()
-            return not self._is_tls
+            return not self.is_tls
+        if self._lane is not None and self._lane.busy:
+            self._lane.hand_over()
         # One whose request was malformed waits to hear so.
         refused = self._phase is Phase.DEAF and self.running
         self.half_closed = refused or self._phase is Phase.ANSWER
         if self._phase is Phase.ANSWER:
             self._probe_again()
-        return self.half_closed and not self._is_tls
+        return self.half_closed and not self.is_tls
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -207,15 +218,62 @@ class ClientConnection(web.RequestHandler):
         if self._phase is Phase.TUNNEL:
             self._tunnel.client_full(False)
 
-    @property
-    def local_name(self) -> bytes:
-        """What the client connected to, as a Host field would say it."""
-        host, port = self.local
-        return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+    # ── the fast lane ────────────────────────────────────────────────────────────────────────
 
-    @property
-    def _is_tls(self) -> bool:
-        return self.scheme == b"https"
+    def _take(self, data: bytes) -> bool:
+        """Whether the fast lane carries the request that these bytes begin with."""
+        if self.half_closed:
+            return False
+        lane = self._lane
+        if lane is None:
+            if not self._proxy.config.fast_lane:
+                return False
+            self._lane = lane = FastLane(self._proxy, self, self._loop)
+        self._phase = Phase.ANSWER
+        self.served += 1
+        self.running = True
+        try:
+            used = lane.take(data)
+        except Exception:
+            if lane.busy:
+                raise
+            used = 0  # a bug of ours: the other lane answers for it
+        if not used:
+            self._phase = Phase.HEAD
+            self.served -= 1
+            self.running = False
+            return False
+        self._deadline.clear()
+        self._input = data[used:] if used < len(data) else b""
+        return True
+
+    def fast_over(self, keep: bool) -> None:
+        """The answer is written. `keep`: the client may send another."""
+        self.running = False
+        if not keep:
+            self._phase = Phase.DEAF
+            self._deadline.after(FLUSH_S)
+            if self._input:
+                self._input = b""
+                self._hang_up()
+            elif self.transport is not None:
+                self.transport.close()
+            return
+        self._phase = Phase.HEAD
+        self._scanned = 0
+        self._rest()
+        if self._input:
+            self._advance()
+
+    def hand_over(self, head: RequestHead, framing: int, body: ClientBody) -> None:
+        """A journey goes on with what the lane began."""
+        self.head, self.framing, self.body = head, framing, body
+        self.written = 0
+        self._carry()
+
+    def begun(self) -> Begun | None:
+        """What a journey is to go on with; None: it is to begin."""
+        return None if self._lane is None else self._lane.taken()
 
     # ── reading requests ─────────────────────────────────────────────────────────────────────
 
@@ -238,7 +296,7 @@ class ClientConnection(web.RequestHandler):
             # RFC 9112 §2.2: old clients send an empty line too many after a body.
             data = self._input = _EMPTY_LINES(b"", data, count=1)
             self._scanned = 0
-        if not data:
+        if not data or self._take(data):
             return
         limits = self._proxy.config.limits
         end = data.find(END, max(0, self._scanned - 3))
@@ -269,8 +327,16 @@ class ClientConnection(web.RequestHandler):
         # Before anybody is told: what is malformed in the same breath is never forwarded.
         self._read_body()
         self.served += 1
+        self._carry()
+
+    def _carry(self) -> None:
+        """Let a journey begin."""
         self.running = True
-        super().data_received(_TOKEN)
+        if self.transport is None:
+            return
+        if self._carrier is None:
+            self._carrier = self._server.carrier(self, self.transport)
+        self._carrier.begin()
 
     def _head_so_far(self, data: bytes, head_bytes: int) -> None:
         if not self._scanned:
@@ -343,7 +409,7 @@ class ClientConnection(web.RequestHandler):
             self._phase = Phase.HEAD
             self._body_full = False  # by a body that nobody read
             self._scanned = 0
-            self._deadline.after(self._proxy.config.timeouts.idle)
+            self._rest()
             self._advance()
             if self.half_closed and self._phase in (Phase.HEAD, Phase.BODY):
                 self.transport.close()  # whatever has begun will never be whole
@@ -376,6 +442,22 @@ class ClientConnection(web.RequestHandler):
         if self._parted is not None and not self._parted.done():
             self._parted.set_result(None)
 
+    def _rest(self) -> None:
+        """No request runs, and none has begun to come."""
+        idle_s = self._proxy.config.timeouts.idle
+        self._deadline.after(min(SLIM_S, idle_s or SLIM_S))
+
+    def _slim(self) -> bool:
+        """Let go of what an idle connection has no use for; False where that was done before."""
+        if self._carrier is None and self._lane is None:
+            return False
+        if self._carrier is not None:
+            self._carrier.leave()
+        self._carrier = self._lane = None
+        idle_s = self._proxy.config.timeouts.idle
+        self._deadline.after(max(idle_s - SLIM_S, 0.01) if idle_s else 0)
+        return True
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────
 
     def _expired(self) -> None:
@@ -386,6 +468,8 @@ class ClientConnection(web.RequestHandler):
             self._probe(transport)
         elif self._phase is Phase.HEAD and self._input:
             self._malformed(ClientTimeoutError("the request's head did not come in time"))
+        elif self._phase is Phase.HEAD and self._slim():
+            return
         elif self._phase in (Phase.HEAD, Phase.DEAF):
             self._part()
             self.force_close()
@@ -409,49 +493,24 @@ class ClientConnection(web.RequestHandler):
         may_ask = self.head.version >= (1, 1) and not self.written
         self._deadline.after(next_s if may_ask else self._proxy.config.timeouts.half_closed)
 
-    # ── writing ──────────────────────────────────────────────────────────────────────────────
-
-    def write(self, data: bytes) -> None:
-        """Bytes of the final answer. Raises ClientGoneError."""
-        self._send(data)
-        self.written += len(data)
-
-    def write_interim(self, data: bytes) -> None:
-        """An interim (1xx) answer. Raises ClientGoneError."""
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            raise ClientGoneError("the client hung up")
-        transport.write(data)
-
-    async def drain(self, silence_s: float) -> None:
-        """Wait while the client reads more slowly than the backend answers. Raises ClientGoneError,
-        or ClientTimeoutError where it takes nothing at all for `silence_s`."""
-        transport = self.transport
-        if not self.writing_paused or transport is None:
-            return
-        try:
-            await taken(transport, self._drained, silence_s)
-        except TimeoutError:
-            raise ClientTimeoutError("the client does not take its answer") from None
-        except ConnectionError as error:
-            raise ClientGoneError("the client hung up") from error
-
-    async def _drained(self) -> None:
-        try:
-            await self._drain_helper()
-        finally:
-            self._drain_waiter = None  # aiohttp would wait for a cancelled one again
+    # ── cutting it ───────────────────────────────────────────────────────────────────────────
 
     def abort(self) -> None:
-        """Cut it: whatever was promised does not come. With a reset, because to a body that lasts
-        as long as its connection, a plain end would be a good one."""
+        """Cut it: whatever was promised does not come."""
         self._phase = Phase.DEAF
-        transport = self.transport
-        if transport is not None and not transport.is_closing():
-            reset(transport)
+        self.reset()
+
+    def cut(self, site: Site) -> None:
+        """End what the fast lane carries to this service."""
+        lane = self._lane
+        if lane is not None and lane.leads_to(site):
+            self.abort()
+            lane.client_lost()
+
+    def fault(self, error: BaseException | None) -> None:
+        """The exchange met a fault of ours that nobody translated."""
+        self._proxy.fault(error)
+        self.abort()
 
     # ── reading on and off ───────────────────────────────────────────────────────────────────
 
@@ -490,11 +549,3 @@ class ClientConnection(web.RequestHandler):
         if ahead:
             tunnel.from_client(ahead)
         self._regulate()
-
-    def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, *_: Any
-    ) -> web.StreamResponse:
-        """aiohttp asks for an answer to a fault of ours that the journey did not translate."""
-        self._proxy.fault(exc)
-        self.abort()
-        return web.Response(status=status)

@@ -135,6 +135,8 @@ class ProxyConfig(Table):
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()
     access_log: AccessLogConfig = AccessLogConfig()
+    fast_lane: bool = True
+    """Common requests are carried without aiohttp's server, at a fraction of the CPU."""
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-*, Forwarded and PROXY headers are believed."""
     underscores: Literal["drop", "drop_confusable", "pass"] = "drop_confusable"

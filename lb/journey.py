@@ -29,8 +29,8 @@ from lb.errors import (
     UpstreamError,
 )
 from lb.exchange import Asked, Body, Onward
-from lb.headers import Fields, value_of
-from lb.relay import compressed, relay
+from lb.logged import entry
+from lb.relay import promised, relay
 from lb.request_body import RequestBody
 from lb.routes import Route
 from lb.site import Site
@@ -39,6 +39,7 @@ from lb.wire.head import AnswerHead
 
 if TYPE_CHECKING:
     from lb.client_connection import ClientConnection
+    from lb.fastlane import Begun
     from lb.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Journey:
         "_asked",
         "_attempts",
         "_began",
+        "_begun",
         "_client",
         "_deadline",
         "_error",
@@ -69,7 +71,9 @@ class Journey:
         self._proxy = proxy
         self.connection = connection
         self._task = asyncio.current_task()
-        self._began = proxy.clock()
+        self._begun = begun = connection.begun()
+        """What the fast lane has done of it, where it is to be gone on with."""
+        self._began = proxy.clock() if begun is None else begun.began
         self._asked: Asked | None = None
         self._client = proxy.client_of(connection)
         self._told = self._client.told
@@ -131,23 +135,19 @@ class Journey:
         self._attempts = self._deadline = self._error = self._task = None
 
     def _entry(self, now: float) -> Entry:
-        connection, head, told = self.connection, self.connection.head, self._error
+        connection, told = self.connection, self._error
         site, attempts = self.site, self._attempts
         backend = attempts.backend if attempts is not None else None
-        return Entry(
-            time=time.time() - (now - self._began),
-            client=self._told.client.decode("ascii"),
-            client_port=connection.peer_port,
-            method=head.method,
-            target=head.target,
-            version=head.version,
+        return entry(
+            connection,
+            connection.head,
+            began_unix_s=time.time() - (now - self._began),
+            client=self._told.client,
             status=self._status,
             bytes_sent=max(0, connection.written - self._head_bytes),
             bytes_received=connection.body.received,
             duration_s=now - self._began,
             host=self._asked.host if self._asked is not None else None,
-            referer=value_of(head.fields, b"referer"),
-            user_agent=value_of(head.fields, b"user-agent"),
             service=site.name if site is not None else "",
             backend=backend.name if backend is not None else "",
             attempts=attempts.made if attempts is not None else 0,
@@ -156,9 +156,6 @@ class Journey:
             retry_reason=attempts.retry_reason if attempts is not None else "",
             error_reason=told.reason if told is not None else "",
             request_id=self._identifier,
-            tls_version=connection.tls_version,
-            tls_client=connection.tls_client,
-            connection_requests=connection.served,
         )
 
     # ── the answer ───────────────────────────────────────────────────────────────────────────
@@ -175,6 +172,8 @@ class Journey:
 
     async def _forward(self) -> bool:
         proxy, connection = self._proxy, self.connection
+        if self._begun is not None:
+            return await self._go_on(self._begun)
         self._identifier = proxy.identify(connection.head.fields)
         self._asked = asked = exchange.asked(connection.head)
         self._told = headers.told(connection.head.fields, self._client, proxy.trust)
@@ -188,32 +187,49 @@ class Journey:
         if route is None:
             raise NoRouteError("no route leads anywhere from here")
         if route.service is None:
-            place = route.location(self._scheme, asked.host, asked.target)
+            place = route.location(self._told.scheme, asked.host, asked.target)
             return await self._give(*exchange.redirect(route.status, place, self._identifier))
         self.site = site = proxy.sites[route.service]
         site.counters.arrived += 1
         site.counters.in_flight += 1
         timeouts = proxy.timeouts_of(route.timeouts)
-        try:
-            async with asyncio.timeout(timeouts.whole or None) as self._deadline:
-                return await self._serve(asked, route, site, timeouts)
-        except TimeoutError:
-            raise DeadlineError(f"not answered within {timeouts.whole:g} s") from None
-
-    async def _serve(
-        self, asked: Asked, route: Route, site: Site, timeouts: TimeoutsConfig
-    ) -> bool:
-        proxy, connection = self._proxy, self.connection
         if connection.body.error is not None:
             raise connection.body.error  # before it takes anybody's place
         if proxy.sent_on > proxy.config.upstream_connections:
             raise OverloadedError(f"{proxy.config.upstream_connections} requests are running")
+        return await self._in_time(self._onward(asked, route, site), asked, route, site, timeouts)
+
+    async def _go_on(self, begun: Begun) -> bool:
+        """With what the fast lane began: its request is understood, counted, and perhaps sent."""
+        plan = begun.plan
+        self._identifier, self._told, self.site = begun.identifier, plan.told, plan.site
+        self._asked = asked = plan.asked
+        onward = Onward(asked.method, begun.head, begun.identifier)
+        return await self._in_time(onward, asked, plan.route, plan.site, plan.timeouts)
+
+    async def _in_time(
+        self, onward: Onward, asked: Asked, route: Route, site: Site, timeouts: TimeoutsConfig
+    ) -> bool:
+        passed_s = self._proxy.clock() - self._began
+        limit_s = max(0.0, timeouts.whole - passed_s) if timeouts.whole else None
+        try:
+            async with asyncio.timeout(limit_s) as self._deadline:
+                return await self._serve(onward, asked, route, site, timeouts)
+        except TimeoutError:
+            raise DeadlineError(f"not answered within {timeouts.whole:g} s") from None
+
+    async def _serve(
+        self, onward: Onward, asked: Asked, route: Route, site: Site, timeouts: TimeoutsConfig
+    ) -> bool:
+        proxy, connection, begun = self._proxy, self.connection, self._begun
         body: RequestBody | None = None
         if connection.framing:
             keep_bytes = site.config.retry.body_bytes
             body = RequestBody(connection.body, keep_bytes, timeouts.between_bytes)
+            if begun is not None and begun.connection is not None:
+                body.sent(begun.body)
         sending = Sending(
-            self._onward(asked, route, site),
+            onward,
             body,
             timeouts,
             self._told.client,
@@ -222,7 +238,7 @@ class Journey:
             lambda: connection.written,
         )
         self._attempts = attempts = Attempts(site, sending, proxy.clock)
-        with await attempts.answer() as attempt:
+        with await attempts.answer(begun) as attempt:
             if body is not None:
                 body.forget()
             if attempt.head.status == 101:
@@ -253,33 +269,17 @@ class Journey:
         source = (self._told.client.decode(), self.connection.peer_port)
         return proxy_protocol.encode(1 if version == "v1" else 2, source, self.connection.local)
 
-    @property
-    def _scheme(self) -> bytes:
-        """What the client speaks, perhaps to a proxy before us."""
-        told = self._told.scheme or self._client.scheme
-        return told.partition(b",")[0].strip()
-
     # ── passing back ─────────────────────────────────────────────────────────────────────────
 
     async def _pass_back(
         self, attempt: Attempt, asked: Asked, route: Route, site: Site, timeouts: TimeoutsConfig
     ) -> bool:
         sent = attempt.exchange
-        head, gzip = compressed(asked, attempt.head, sent.length, site.config.compression)
-
-        def edit(fields: Fields) -> Fields:
-            fields = route.edit_response(fields)
-            cookie = site.cookie(attempt.backend, asked.head.fields, self._scheme)
-            return fields if cookie is None else [*fields, (b"Set-Cookie", cookie)]
-
-        back = exchange.back(
-            asked,
-            head,
-            stay=self.connection.may_stay(),
-            length=sent.length if gzip is None else None,
-            date=self._proxy.date(),
-            edit=edit,
-        )
+        head = attempt.head
+        back, gzip = promised(
+            asked, head, sent.length, route, site, attempt.backend, self._told.scheme,
+            stay=self.connection.may_stay(), date=self._proxy.date(),
+        )  # fmt: skip
         self._status = head.status
         self._head_bytes = len(back.head)
         try:

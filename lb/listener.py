@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _UNWIND_S = 2.0
 
 # Turns of the loop from the last byte of a request to its journey.
-_TO_BEGIN = 3
+_TO_BEGIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class ProxyServer:
         for one in open_.bound:
             if context is None and not open_.config.proxy_protocol:
                 server = await loop.create_server(
-                    open_.server, sock=one.dup(), backlog=sockets.BACKLOG
+                    open_.server.connection, sock=one.dup(), backlog=sockets.BACKLOG
                 )
                 open_.accepting.append(server)
                 continue
@@ -250,6 +250,8 @@ class ProxyServer:
         self._started = False
         proxy = self.proxy
         proxy.stopping = True
+        for lane in proxy.overdue.all():
+            lane.hand_over()
         for open_ in self._listeners.values():
             open_.close()
             open_.cut()
@@ -268,6 +270,7 @@ class ProxyServer:
         self._listeners = {}
         for site in proxy.sites.values():
             site.close()
+        proxy.overdue.close()
         await asyncio.to_thread(proxy.access_log.close)
         for line in cut:
             log.warning("cut at shutdown: %s", line)
@@ -275,6 +278,8 @@ class ProxyServer:
 
     def cut(self, site: Site) -> None:
         """End what still runs on a service that has left."""
+        for connection in tuple(self.proxy.connections):
+            connection.cut(site)
         for journey in tuple(self.proxy.running):
             if journey.site is site:
                 log.warning("cut with service %s: %r", site.name, journey)

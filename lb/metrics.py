@@ -56,6 +56,7 @@ class RequestMetrics:
         "breaker_open",
         "connections",
         "duration",
+        "fast",
         "in_flight",
         "limit",
         "queue_wait",
@@ -72,6 +73,8 @@ class RequestMetrics:
         self.service = service
         self.arrived = 0
         """Requests that were led here, whatever became of them."""
+        self.fast = 0
+        """Those that the fast lane carried from end to end."""
         self.in_flight = 0
         self.tunnels = 0
         self.connections = 0
@@ -199,6 +202,11 @@ def collect_proxy(
     errors = CounterMetricFamily(
         "lb_upstream_errors_total", "Failures of backends, by kind", labels=("service", "reason")
     )
+    fast = CounterMetricFamily(
+        "lb_fast_lane_requests_total",
+        "Requests that the fast lane carried; the others cost several times the CPU",
+        labels=("service",),
+    )
     tunnels = GaugeMetricFamily(
         "lb_tunnels", "WebSockets and other tunnels that are open", labels=("service",)
     )
@@ -231,6 +239,7 @@ def collect_proxy(
         _add_latency(queue, (service,), counters.queue_wait)
         in_flight.add_metric((service,), counters.in_flight)
         queued.add_metric((service,), counters.waiting())
+        fast.add_metric((service,), counters.fast)
         tunnels.add_metric((service,), counters.tunnels)
         broken.add_metric((service,), 1 if counters.breaker_open() else 0)
         if (most := counters.limit()) is not None:
@@ -251,7 +260,7 @@ def collect_proxy(
         _add_requests(requests, duration, unrouted)
     yield from (
         requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
-        errors, ejections, tunnels, broken, limit, connections, refused,
+        errors, ejections, fast, tunnels, broken, limit, connections, refused,
     )  # fmt: skip
 
 

@@ -21,12 +21,15 @@ from lb import exchange, headers, trace
 from lb.access_line import Entry
 from lb.access_log import AccessLog
 from lb.client_connection import ClientConnection
+from lb.client_server import Carrier
 from lb.config import ProxyConfig, TimeoutsConfig
 from lb.config_service import RouteTimeouts
 from lb.errors import RequestError
 from lb.exchange import RequestIds
+from lb.fast_plan import Shape
 from lb.journey import Journey
 from lb.metrics import RequestMetrics
+from lb.overdue import Overdue
 from lb.routes import Routes
 from lb.site import Site
 from lb.trust import Trust
@@ -90,8 +93,10 @@ class Proxy:
         self.idle = asyncio.Event()
         """Set while nothing runs; looked at on stopping only."""
         self.connections: set[ClientConnection] = set()
+        self.overdue = Overdue(asyncio.get_running_loop())
+        """Of the fast lane: what runs in it."""
         self._by_client: dict[str, int] = {}
-        self._request_ids = request_ids
+        self.new_identifier = request_ids
         self.configure(config, sites, routes)
 
     def configure(self, config: ProxyConfig, sites: Mapping[str, Site], routes: Routes) -> None:
@@ -100,10 +105,13 @@ class Proxy:
         self.sites = sites
         self.routes = routes
         self.trust = Trust(config.trusted_proxies)
+        self.rules: object = object()
+        """Another one after each change of what a request goes by."""
         self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
+        self._shapes: dict[Shape, Shape] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = cast(ClientConnection, request.protocol)
+        connection = cast(Carrier, request.protocol).connection
         return _KEEP if await Journey(self, connection).run() else _CLOSE
 
     # ── connections ──────────────────────────────────────────────────────────────────────────
@@ -157,7 +165,7 @@ class Proxy:
         self, connection: ClientConnection, error: RequestError, *, bodiless: bool
     ) -> None:
         """Answer what could not even be read, and count it."""
-        identifier = self._request_ids()
+        identifier = self.new_identifier()
         head, body = exchange.refusal(error, identifier)
         back = exchange.back(None, head, stay=False, length=len(body), date=self.date(), ours=True)
         self.counters.finished("", error.status, 0.0, self.clock())
@@ -179,8 +187,17 @@ class Proxy:
         """Requests that are neither waiting in line nor answered."""
         return sum(site.counters.in_flight - len(site.line) for site in self.sites.values())
 
+    @property
+    def is_full(self) -> bool:
+        """Not one more request may be sent on."""
+        return self.sent_on >= self.config.upstream_connections
+
+    def shape(self, shape: Shape) -> Shape:
+        """The one object that stands for all that are equal to it."""
+        return self._shapes.setdefault(shape, shape)
+
     def identify(self, fields: Fields) -> bytes:
-        return headers.request_id(fields, self._request_ids())
+        return headers.request_id(fields, self.new_identifier())
 
     def timeouts_of(self, own: RouteTimeouts) -> TimeoutsConfig:
         """The timeouts of a route: its own, else the proxy's."""

@@ -39,6 +39,10 @@ class RequestBody:
         """All of it is in memory: reading will not wait."""
         return self._client.complete
 
+    def sent(self, data: bytes) -> None:
+        """All of it was taken from the client, and sent once."""
+        self._keep(data)
+
     def forget(self) -> None:
         """No further attempt will follow: what was read need not be kept."""
         self._kept = None

@@ -87,6 +87,11 @@ class Site:
             (lambda: adaptive.limit + counters.tunnels) if config.adaptive.enabled else None
         )
 
+    def learn(self, latency_s: float, dropped: bool, now: float) -> None:
+        """How a request went, for the limit that finds itself; while it still holds its place."""
+        running = self.pool.in_flight - self.counters.tunnels
+        self.adaptive.finished(latency_s, running, dropped, now)
+
     @property
     def max_wait(self) -> float | None:
         """How long a request may wait in line, in seconds; None: as the queue says."""

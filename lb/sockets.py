@@ -35,6 +35,8 @@ def bind(address: str) -> list[socket.socket]:
             one = socket.socket(family, kind, protocol)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # what is accepted from it inherits this, at no call of its own
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if family == socket.AF_INET6:
                 # beside a listener for IPv4, not instead of one
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

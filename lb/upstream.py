@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 from typing import Final
 
 from lb.address import split_address
@@ -89,43 +90,95 @@ class Upstream:
         repeatable = onward.method in IDEMPOTENT and (body is None or body.here)
         connection = None
         if not fresh:
-            idle_s = IDLE_S if repeatable else IDLE_UNSAFE_S
-            connection = self._reuse(backend, idle_s, loop.time())
+            connection = self.idle(backend, loop.time(), repeatable=repeatable)
         if connection is None:
             connection = await self._connect(backend, onward, timeouts)
+            self._began(backend, connection, repeatable)
         exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
-        running = self._running.setdefault(backend, {})
-        running[connection] = repeatable
+        exchange.send()
+        return exchange, await self._head(backend, exchange, interim)
+
+    async def resume(
+        self,
+        backend: Backend,
+        connection: BackendConnection,
+        onward: Onward,
+        body: RequestBody | None,
+        interim: Interim,
+        timeouts: TimeoutsConfig,
+        sent_at: float,
+    ) -> tuple[BackendExchange, AnswerHead]:
+        """The same for a request that somebody else sent whole, on a connection that was `idle`."""
+        loop = asyncio.get_running_loop()
+        exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
+        exchange.sent(sent_at)
+        return exchange, await self._head(backend, exchange, interim)
+
+    async def _head(
+        self, backend: Backend, exchange: BackendExchange, interim: Interim
+    ) -> AnswerHead:
         try:
-            exchange.send()
             head = await exchange.head(interim)
         except BaseException:
             exchange.stop_sending()
-            connection.close()
-            self._ended(backend, connection)
+            self.cut(backend, exchange.connection)
             raise
-        running[connection] = False
-        return exchange, head
+        self._running[backend][exchange.connection] = False
+        return head
 
     def finish(self, backend: Backend, exchange: BackendExchange) -> None:
         """Keep the connection where it can serve another request; else cut it."""
-        connection = exchange.connection
         exchange.stop_sending()
+        if exchange.reusable:
+            self.keep(backend, exchange.connection, asyncio.get_running_loop().time())
+        else:
+            self.cut(backend, exchange.connection)
+
+    # ── connections by themselves, for who exchanges on them without `send` ──────────────────
+
+    def idle(self, backend: Backend, now: float, *, repeatable: bool) -> BackendConnection | None:
+        """A kept connection for one exchange, the one used last; None where none is fresh enough.
+        `repeatable`: nothing is lost where it is cut. `keep` or `cut` it."""
+        kept = self._kept.get(backend)
+        idle_s = IDLE_S if repeatable else IDLE_UNSAFE_S
+        while kept and now - kept[-1].idle_since < idle_s:
+            connection = kept.pop()
+            connection.wake()
+            if connection.clean:
+                self._began(backend, connection, repeatable)
+                return connection
+            connection.close()
+        return None
+
+    def keep(self, backend: Backend, connection: BackendConnection, now: float) -> None:
+        """Its exchange is over, and nothing of it is left on the connection."""
         self._ended(backend, connection)
         if (
-            not exchange.reusable
-            or not backend.probed
+            not backend.probed
             or connection.rules is not self._rules
             or self._service.send_proxy_protocol != "off"
         ):
             connection.close()
             return
-        kept = self._kept.setdefault(backend, [])
+        kept = self._kept.get(backend)
+        if kept is None:
+            kept = self._kept[backend] = []
         kept.append(connection)
-        loop = asyncio.get_running_loop()
-        connection.rest(loop.time(), lambda: self._forget(backend, connection))
+        connection.rest(now)
         if self._sweeper is None:
+            loop = asyncio.get_running_loop()
             self._sweeper = loop.call_later(IDLE_S, self._sweep, loop)
+
+    def cut(self, backend: Backend, connection: BackendConnection) -> None:
+        """Its exchange is over, and so is the connection."""
+        connection.close()
+        self._ended(backend, connection)
+
+    def _began(self, backend: Backend, connection: BackendConnection, repeatable: bool) -> None:
+        running = self._running.get(backend)
+        if running is None:
+            running = self._running[backend] = {}
+        running[connection] = repeatable
 
     def _ended(self, backend: Backend, connection: BackendConnection) -> None:
         running = self._running[backend]
@@ -144,17 +197,6 @@ class Upstream:
                     if repeatable or all_of_it:
                         connection.close()
 
-    def _reuse(self, backend: Backend, idle_s: float, now: float) -> BackendConnection | None:
-        """The connection used last, where it is fresh enough."""
-        kept = self._kept.get(backend)
-        while kept and now - kept[-1].idle_since < idle_s:
-            connection = kept.pop()
-            connection.wake()
-            if connection.clean:
-                return connection
-            connection.close()
-        return None
-
     # ── connecting ───────────────────────────────────────────────────────────────────────────
 
     async def _connect(
@@ -168,6 +210,7 @@ class Upstream:
                 else:
                     connection = await dial(backend.address)
                 connection.rules = rules
+                connection.on_idle_news = partial(self._forget, backend, connection)
                 if onward.proxy_header:
                     connection.write(onward.proxy_header)
                 if self._tls is not None:

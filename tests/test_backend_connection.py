@@ -131,7 +131,8 @@ async def test_one_at_rest_tells_of_anything_that_happens(news: bytes) -> None:
     told = asyncio.Event()
     async with connected() as ends:
         assert ends.connection.clean
-        ends.connection.rest(1.0, told.set)
+        ends.connection.on_idle_news = told.set
+        ends.connection.rest(1.0)
         if news:
             ends.writer.write(news)
         else:
@@ -144,7 +145,8 @@ async def test_one_at_rest_tells_of_anything_that_happens(news: bytes) -> None:
 async def test_one_that_works_again_tells_nobody() -> None:
     told = asyncio.Event()
     async with connected() as ends:
-        ends.connection.rest(1.0, told.set)
+        ends.connection.on_idle_news = told.set
+        ends.connection.rest(1.0)
         ends.connection.wake()
         ends.writer.write(b"answer")
         assert await received(ends.connection, 6) == b"answer"
