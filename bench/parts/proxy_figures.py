@@ -13,6 +13,8 @@ from statistics import median
 from bench.parts.cases import CASES, Case
 
 PEER = "haproxy"
+DIRECT = "none"
+"""No proxy: what client and backend take by themselves, at the same even load."""
 OURS = "ours"
 
 
@@ -37,6 +39,8 @@ class Shot:
     p99_us: float | None = None
     late_p99_us: float | None = None
     """How late the client itself was."""
+    client_us: float | None = None
+    """And its own CPU time per request."""
     wrong: str = ""
 
 
@@ -51,6 +55,7 @@ class Row:
     cpu_us: float | None
     core_share: float | None
     core_wait: float | None
+    rate: float | None
     p50_us: float | None
     p99_us: float | None
     per_s_ratio: float | None
@@ -83,7 +88,7 @@ def ratio(
 
 
 def rows(shots: Sequence[Shot]) -> list[Row]:
-    """One for each case and proxy, in the order in which they were first measured."""
+    """One for each case and proxy."""
     found = []
     for case, proxy in dict.fromkeys((shot.case, shot.proxy) for shot in shots):
         of = [s for s in good(shots) if (s.case, s.proxy) == (case, proxy)]
@@ -96,6 +101,7 @@ def rows(shots: Sequence[Shot]) -> list[Row]:
                 cpu_us=middle([s.cpu_us for s in of]),
                 core_share=middle([s.core_share for s in of]),
                 core_wait=middle([s.core_wait for s in of]),
+                rate=middle([s.rate for s in of]),
                 p50_us=middle([s.p50_us for s in of]),
                 p99_us=middle([s.p99_us for s in of]),
                 per_s_ratio=ratio(shots, case, proxy, lambda s: s.per_s),
@@ -103,7 +109,14 @@ def rows(shots: Sequence[Shot]) -> list[Row]:
                 p99_ratio=ratio(shots, case, proxy, lambda s: s.p99_us),
             )
         )
-    return sorted(found, key=lambda row: [*CASES].index(row.case))
+    return sorted(found, key=_place)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """As the cases are listed; HAProxy first, which the others are compared with, ours last but
+    for none."""
+    last = {PEER: 0, OURS: 2, DIRECT: 3}
+    return [*CASES].index(row.case), last.get(row.proxy, 1)
 
 
 def misses(shots: Sequence[Shot]) -> list[str]:
@@ -133,8 +146,8 @@ def table(found: Sequence[Row]) -> list[str]:
     """Markdown, as docs/performance.md has it."""
     lines = [
         "| request | proxy | CPU/request | × HAProxy | requests/s | × HAProxy"
-        " | its core | others had it | p50 | p99 | × HAProxy |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+        " | its core | others had it | at | p50 | p99 | × HAProxy |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in found:
         cells = [
@@ -142,7 +155,7 @@ def table(found: Sequence[Row]) -> list[str]:
             _number(row.cpu_us, " µs", 1), _number(row.cpu_ratio, "", 2),
             _number(row.per_s, "", 0), _number(row.per_s_ratio, "", 2),
             _percent(row.core_share), _percent(row.core_wait),
-            _number(row.p50_us, " µs", 0), _number(row.p99_us, " µs", 0),
+            _number(row.rate, "/s", 0), _number(row.p50_us, " µs", 0), _number(row.p99_us, " µs", 0),
             _number(row.p99_ratio, "", 2),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
