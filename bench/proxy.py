@@ -5,7 +5,8 @@ All three with equal features (`bench.parts.proxies`; what arrives at the backen
 first) and one thread, alone on one core; the client and three backends that cost next to nothing
 share another. In each round every case is shot at by each proxy in turn: wrk with 64 connections
 for the CPU time per request and the requests per second, then, at half the rate of the slowest, an
-open-loop client for p50 and p99, which also asks a backend without any proxy. Medians, and as ratio the median of the rounds' own ratios.
+open-loop client for p50 and p99, which also asks a backend without any proxy: where that alone is
+late, all are asked at a lower rate. Medians, and as ratio the median of the rounds' own ratios.
 
 Fails (exit code 1) where ours takes more than 1.0 times HAProxy's CPU per request for kept
 connections and 42 bytes, more than 1.25 times for the others, or has more than 1.5 times its p99;

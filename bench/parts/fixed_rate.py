@@ -1,5 +1,6 @@
 """An open-loop client that costs little: so many requests a second on a schedule made beforehand,
-whatever the answers do. `python -m bench.parts.fixed_rate CASE PORT RATE SECONDS` prints what it found as JSON.
+whatever the answers do. `python -m bench.parts.fixed_rate CASE PORT RATE SECONDS` prints what it
+found as JSON.
 
 Times run from when a request was due, not from when it left: whoever answers late has the requests
 counted that could not leave for it. The core is shared with the backend, so the client does no more
@@ -91,11 +92,15 @@ class Ticks:
     """A file descriptor that becomes readable so often: Python has none before 3.13."""
 
     def __init__(self, every_s: float) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self.fd: int = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        whole, part = int(every_s), int(every_s % 1 * 1e9)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._every_s = every_s
+        self.fd: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def start(self) -> None:
+        """The first is one interval from now. Raises OSError."""
+        whole, part = int(self._every_s), int(self._every_s % 1 * 1e9)
         spec = (ctypes.c_long * 4)(whole, part, whole, part)
-        if self.fd < 0 or libc.timerfd_settime(self.fd, 0, spec, None):
+        if self._libc.timerfd_settime(self.fd, 0, spec, None):
             raise OSError(ctypes.get_errno(), "no timer of the kernel's")
 
     def close(self) -> None:
@@ -145,7 +150,7 @@ class FixedRate:
                     self._free.extend(self._kept() for _ in range(self._case.clients))
                 self._epoll.register(ticks.fd, select.EPOLLIN)
                 cpu_s = time.process_time()
-                self._exchange(ticks.fd)
+                self._exchange(ticks)
                 cpu_s = time.process_time() - cpu_s
             finally:
                 ticks.close()
@@ -178,11 +183,12 @@ class FixedRate:
         self._epoll.register(connection.sock, events)
         return connection
 
-    def _exchange(self, ticks: int) -> None:
+    def _exchange(self, ticks: Ticks) -> None:
         poll, clock, opened = self._epoll.poll, time.monotonic, self._open
         gap, tick = self._gap, self._tick
-        begin = clock()
-        number = 0
+        begin = clock()  # before the first tick counts: none is a little too early
+        ticks.start()
+        number = 1
         while not self._errors:
             now = clock() - begin
             if now >= self._until and self._answered == self._sent:
@@ -191,12 +197,12 @@ class FixedRate:
                 self._errors.append(f"{self._sent - self._answered} never answered")
                 return
             for fd, events in poll(1.0):
-                if fd != ticks:
+                if fd != ticks.fd:
                     connection = opened.get(fd)
                     if connection is not None:
                         self._ready(connection, events, begin)
                     continue
-                os.read(ticks, 8)  # which also starts it anew
+                os.read(ticks.fd, 8)  # which also starts it anew
                 now = clock() - begin
                 while (due := due_at(number, gap, tick)) <= now and due < self._until:
                     number += 1

@@ -155,8 +155,8 @@ def table(found: Sequence[Row]) -> list[str]:
             _number(row.cpu_us, " µs", 1), _number(row.cpu_ratio, "", 2),
             _number(row.per_s, "", 0), _number(row.per_s_ratio, "", 2),
             _percent(row.core_share), _percent(row.core_wait),
-            _number(row.rate, "/s", 0), _number(row.p50_us, " µs", 0), _number(row.p99_us, " µs", 0),
-            _number(row.p99_ratio, "", 2),
+            _number(row.rate, "/s", 0), _number(row.p50_us, " µs", 0),
+            _number(row.p99_us, " µs", 0), _number(row.p99_ratio, "", 2),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return lines
