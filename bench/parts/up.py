@@ -22,6 +22,7 @@ from lb.client import AdminClient
 
 START_S = 30.0
 STOP_S = 60.0
+LBCTL = (sys.executable, "-m", "lb.cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,23 @@ class Up:
 
 @contextlib.asynccontextmanager
 async def lbctl_up(
-    config: str, *, images: Path | None = None, arguments: Sequence[str] = ()
+    config: str,
+    *,
+    images: Path | None = None,
+    arguments: Sequence[str] = (),
+    command: Sequence[str] = LBCTL,
 ) -> AsyncIterator[Up]:
     """Start it with this configuration, in which {port} stands for the proxy's port; SystemExit
     where it does not start. Ended by SIGTERM; SystemExit where it does not end well. `images`: a
-    folder of guest images for it; whatever runs in its home is killed after it."""
+    folder of guest images for it; whatever runs in its home is killed after it. `command`: what
+    stands for `lbctl`, pinned to a core or watched by a profiler."""
     with scratch_home(images) as home:
         config_path, log_path = home.parent / "lb.toml", home.parent / "log"
         port = free_port()
         config_path.write_text(config.replace("{port}", str(port)))
         with log_path.open("w") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "lb.cli", "up", "-c", str(config_path), *arguments,
+                *command, "up", "-c", str(config_path), *arguments,
                 env={**os.environ, "LBCTL_HOME": str(home)},
                 stderr=log,
             )  # fmt: skip
