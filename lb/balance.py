@@ -24,6 +24,7 @@ class LeastRequests:
     """The fewest running requests per share; ties take turns, by share where shares differ."""
 
     name = "least_requests"
+    goes_by_latency = False
 
     def __init__(self) -> None:
         self._turn = 0
@@ -60,6 +61,7 @@ class RoundRobin:
     """
 
     name = "round_robin"
+    goes_by_latency = False
 
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
@@ -90,6 +92,7 @@ class RandomTwo:
     """
 
     name = "random_two"
+    goes_by_latency = False
 
     def __init__(self) -> None:
         self._draw = _Draw()
@@ -107,6 +110,7 @@ class PeakEwma:
     """
 
     name = "peak_ewma"
+    goes_by_latency = True
 
     def __init__(self) -> None:
         self._draw = _Draw()

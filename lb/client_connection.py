@@ -243,12 +243,11 @@ class ClientConnection(ClientTransport):
             self.served -= 1
             self.running = False
             return False
-        self._deadline.clear()
         self._input = data[used:] if used < len(data) else b""
         return True
 
-    def fast_over(self, keep: bool) -> None:
-        """The answer is written. `keep`: the client may send another."""
+    def fast_over(self, keep: bool, now: float) -> None:
+        """The answer is written. `keep`: the client may send another. `now`: the loop's."""
         self.running = False
         if not keep:
             self._phase = Phase.DEAF
@@ -261,7 +260,7 @@ class ClientConnection(ClientTransport):
             return
         self._phase = Phase.HEAD
         self._scanned = 0
-        self._rest()
+        self._rest(now)
         if self._input:
             self._advance()
 
@@ -269,6 +268,7 @@ class ClientConnection(ClientTransport):
         """A journey goes on with what the lane began."""
         self.head, self.framing, self.body = head, framing, body
         self.written = 0
+        self._deadline.clear()
         self._carry()
 
     def begun(self) -> Begun | None:
@@ -392,12 +392,12 @@ class ClientConnection(ClientTransport):
 
     def may_stay(self) -> bool:
         """May the client be promised another request on this connection?"""
-        most = self._proxy.config.limits.requests_per_connection
+        proxy = self._proxy
         return (
             self._phase is Phase.ANSWER
-            and not (most and self.served >= most)
+            and self.served < proxy.most_requests
             and not (self.half_closed and not self._input)
-            and not self._proxy.stopping
+            and not proxy.stopping
         )
 
     async def exchange_over(self, keep: bool) -> None:
@@ -409,7 +409,7 @@ class ClientConnection(ClientTransport):
             self._phase = Phase.HEAD
             self._body_full = False  # by a body that nobody read
             self._scanned = 0
-            self._rest()
+            self._rest(self._loop.time())
             self._advance()
             if self.half_closed and self._phase in (Phase.HEAD, Phase.BODY):
                 self.transport.close()  # whatever has begun will never be whole
@@ -442,10 +442,10 @@ class ClientConnection(ClientTransport):
         if self._parted is not None and not self._parted.done():
             self._parted.set_result(None)
 
-    def _rest(self) -> None:
+    def _rest(self, now: float) -> None:
         """No request runs, and none has begun to come."""
-        idle_s = self._proxy.config.timeouts.idle
-        self._deadline.after(min(SLIM_S, idle_s or SLIM_S))
+        idle_s = self._proxy.idle_s
+        self._deadline.at(now + (SLIM_S if not idle_s or idle_s > SLIM_S else idle_s))
 
     def _slim(self) -> bool:
         """Let go of what an idle connection has no use for; False where that was done before."""

@@ -26,9 +26,13 @@ class Deadline:
         if not seconds:
             self._at = None
             return
-        self._at = at = self._loop.time() + seconds
-        if self._timer is None or at < self._timer_at:
-            self._arm(at)
+        self.at(self._loop.time() + seconds)
+
+    def at(self, when: float) -> None:
+        """Then, by the loop's clock."""
+        self._at = when
+        if self._timer is None or when < self._timer_at:
+            self._arm(when)
 
     def clear(self) -> None:
         self._at = None

@@ -71,6 +71,8 @@ class Plan:
     prefer: str | None
     repeatable: bool
     shape: Shape
+    learns: bool
+    """Its answers are told to a breaker, or to a limit that finds itself."""
     rules: object
     """The proxy's, and the service's, that it was made by."""
     config: ServiceConfig
@@ -145,6 +147,7 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         prefer=site.preferred(head.fields),
         repeatable=head.method in IDEMPOTENT,
         shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive)),
+        learns=config.breaker.enabled or config.adaptive.enabled,
         rules=proxy.rules,
         config=config,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from lb.backend_connection import BackendConnection
@@ -22,7 +23,9 @@ from lb.errors import ClientGoneError, NoBackendError, Repeat
 from lb.exchange import Body
 from lb.fast_plan import Plan, Shape, plan_for
 from lb.headers import value_of
+from lb.latency import bucket_of
 from lb.logged import entry
+from lb.metrics import key_of
 from lb.pool import Lease
 from lb.relay import promised, whole
 from lb.retry import repeat_of_status
@@ -49,7 +52,8 @@ class Known:
     """Of the whole answer."""
     shape: Shape
     back: bytes
-    status: int
+    key: tuple[str, int]
+    """What it is counted by; the second is its status."""
     second: int
     """When the date in it was made; 0: the backend's own."""
 
@@ -141,19 +145,13 @@ class FastLane:
         counters = site.counters
         counters.arrived += 1
         counters.in_flight += 1
-        counters.queue_wait.record(0.0, now)
+        counters.unqueued += 1
         site.budget.request(now)
         self._identifier = identifier = plan.identifier or proxy.new_identifier()
-        trace, between, after = plan.onward
-        self._head = head = b"".join(
-            (
-                trace,
-                proxy.trace() if plan.traced else b"",
-                between,
-                identifier if plan.marked else b"",
-                after,
-            )
-        )
+        before, between, after = plan.onward
+        trace = proxy.trace() if plan.traced else b""
+        mark = identifier if plan.marked else b""
+        self._head = head = b"".join((before, trace, between, mark, after))
         self._body = body = data[len(plan.head) : size] if plan.length else b""
         self.busy = True
         self.began = began = self._loop.time()
@@ -190,12 +188,8 @@ class FastLane:
         ):
             self._read(data, connection, plan)
         elif len(data) == known.size:
-            self._pass_back(
-                known.back + data[len(known.head) :],
-                known.status,
-                len(known.back),
-                keep=plan.shape.keep,
-            )
+            back = known.back
+            self._pass_back(back + data[len(known.head) :], known.key, len(back), plan.shape.keep)
         elif len(data) < known.size:
             self._wait(data, connection)
         else:
@@ -272,6 +266,7 @@ class FastLane:
             stay=self._client.may_stay(),
             date=self._proxy.date(),
         )
+        key = key_of(plan.asked.method, head.status)
         if (
             back.keep_alive is plan.shape.keep
             and back.body is not Body.CHUNKED
@@ -284,48 +279,42 @@ class FastLane:
                 len(data),
                 plan.shape,
                 back.head,
-                head.status,
+                key,
                 0 if dated else int(time.time()),
             )
-        self._pass_back(
-            back.head + whole(back, body, gzip, trailers),
-            head.status,
-            len(back.head),
-            keep=back.keep_alive,
-        )
+        rest = whole(back, body, gzip, trailers)
+        self._pass_back(back.head + rest, key, len(back.head), back.keep_alive)
 
-    def _pass_back(self, data: bytes, status: int, head_bytes: int, *, keep: bool) -> None:
-        """The whole answer."""
+    def _pass_back(self, data: bytes, key: tuple[str, int], head_bytes: int, keep: bool) -> None:
+        """The whole answer, to a client that takes it."""
         client, plan, connection = self._client, self._plan, self._connection
         if plan is None or connection is None or client.transport is None:
             return
         client.transport.write(data)
-        proxy, site, lease = self._proxy, plan.site, self._lease
-        now = self._clock()
+        site, lease, status = plan.site, self._lease, key[1]
+        now, loop_now = self._clock(), self._loop.time()
         took_s = now - self._started
-        pool = site.pool
-        pool.record_answer(lease.backend, took_s, now, status)
-        if site.config.breaker.enabled:
-            site.breaker.done(status < 500, now, self._started)
-        if site.config.adaptive.enabled:
-            site.learn(took_s, status == 503, now)
+        bucket = bucket_of(took_s)
+        site.pool.record_answer(lease.backend, took_s, now, status, bucket)
+        if plan.learns:
+            self._learn(site, status, took_s, now)
         connection.lane = None
-        site.upstream.keep(lease.backend, connection, self._loop.time())
+        site.upstream.keep(lease.backend, connection, loop_now)
         lease.release()
-        if proxy.access_log.enabled:
+        site.counters.finished_fast(key, bucket, took_s, now)
+        if self._proxy.access_log.enabled:
             self._log(status, len(data) - head_bytes, took_s, now)
         self._overdue.end(self)
-        self._counted(plan, status, took_s, now)
-        site.counters.fast += 1
-        client.fast_over(keep)
-
-    def _counted(self, plan: Plan, status: int, took_s: float, now: float) -> None:
-        counters = plan.site.counters
-        counters.finished(plan.asked.head.method, status, took_s, now)
-        counters.in_flight -= 1
         self._connection = None
         self.busy = False
         self.heard_at = 0.0
+        client.fast_over(keep, loop_now)
+
+    def _learn(self, site: Site, status: int, took_s: float, now: float) -> None:
+        if site.config.breaker.enabled:
+            site.breaker.done(status < 500, now, self._started)
+        if site.config.adaptive.enabled:
+            site.learn(took_s, status == HTTPStatus.SERVICE_UNAVAILABLE, now)
 
     # ── what is not common ───────────────────────────────────────────────────────────────────
 
@@ -381,7 +370,12 @@ class FastLane:
         took_s = now - self._started
         if self._proxy.access_log.enabled:
             self._log(499, 0, took_s, now, ClientGoneError.reason)
-        self._counted(plan, 499, took_s, now)
+        counters = plan.site.counters
+        counters.finished(plan.asked.method, 499, took_s, now)
+        counters.in_flight -= 1
+        self._connection = None
+        self.busy = False
+        self.heard_at = 0.0
 
     def leads_to(self, site: Site) -> bool:
         """Does it carry a request to this service?"""

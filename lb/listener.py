@@ -250,7 +250,7 @@ class ProxyServer:
         self._started = False
         proxy = self.proxy
         proxy.stopping = True
-        for lane in proxy.overdue.all():
+        for lane in tuple(proxy.overdue.running):
             lane.hand_over()
         for open_ in self._listeners.values():
             open_.close()

@@ -39,6 +39,7 @@ from lb.errors import (
     RequestError,
     UpstreamResetError,
 )
+from lb.latency import bucket_of
 from lb.lease import Lease as Lease
 from lb.membership import Membership
 from lb.outlier import (
@@ -298,17 +299,21 @@ class Pool(Membership):
 
     # ── what requests tell ───────────────────────────────────────────────────────────────────
 
-    def record_answer(self, backend: Backend, seconds: float, now: float, status: int) -> None:
-        """Count a whole answer: it proves the backend alive, and may speak against it."""
+    def record_answer(
+        self, backend: Backend, seconds: float, now: float, status: int, bucket: int | None = None
+    ) -> None:
+        """Count a whole answer: it proves the backend alive, and may speak against it. `bucket`:
+        that of its duration (`latency.bucket_of`), where it is known."""
         backend.connect_failures = 0
         backend.doubted_at = NEVER
         backend.answered_at = now
-        backend.latency.record(seconds, now)
-        if speaks_against(status):
+        backend.latency.count_in(bucket_of(seconds) if bucket is None else bucket, seconds, now)
+        if status >= 500 and speaks_against(status):
             self._count_bad(backend, now)
             return
         # Failing is quick: a backend must not look fast for it.
-        backend.peak.record(seconds, now)
+        if self.policy.goes_by_latency:
+            backend.peak.record(seconds, now)
         backend.record.good(now)
 
     def record_failure(self, backend: Backend, error: RequestError) -> None:

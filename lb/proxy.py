@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from lb import exchange, headers, trace
+from lb import exchange, headers
 from lb.access_line import Entry
 from lb.access_log import AccessLog
 from lb.client_connection import ClientConnection
@@ -32,6 +33,7 @@ from lb.metrics import RequestMetrics
 from lb.overdue import Overdue
 from lb.routes import Routes
 from lb.site import Site
+from lb.trace import Traces
 from lb.trust import Trust
 from lb.wire.head import Fields
 
@@ -82,7 +84,7 @@ class Proxy:
     ) -> None:
         self.counters = counters
         self.clock = clock
-        self._random = random
+        self.trace = Traces(random)
         self.access_log = access_log
         self.https_port: int | None = None
         """Where a client that is sent to https connects; None: nowhere."""
@@ -107,6 +109,10 @@ class Proxy:
         self.trust = Trust(config.trusted_proxies)
         self.rules: object = object()
         """Another one after each change of what a request goes by."""
+        self._most_sent = config.upstream_connections
+        self.most_requests = config.limits.requests_per_connection or math.inf
+        """On one client connection."""
+        self.idle_s = config.timeouts.idle
         self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
         self._shapes: dict[Shape, Shape] = {}
 
@@ -190,7 +196,9 @@ class Proxy:
     @property
     def is_full(self) -> bool:
         """Not one more request may be sent on."""
-        return self.sent_on >= self.config.upstream_connections
+        if len(self.running) + len(self.overdue.running) < self._most_sent:
+            return False
+        return self.sent_on >= self._most_sent
 
     def shape(self, shape: Shape) -> Shape:
         """The one object that stands for all that are equal to it."""
@@ -210,10 +218,6 @@ class Proxy:
     def date(self) -> bytes:
         """Now, as a Date field says it."""
         return _date(int(time.time()))
-
-    def trace(self) -> bytes:
-        """A traceparent for a request that has none."""
-        return trace.make(self._random)
 
 
 @functools.lru_cache(maxsize=1)

@@ -40,6 +40,7 @@ class ConsistentHash:
     """
 
     name = "consistent_hash"
+    goes_by_latency = False
 
     def __init__(self, load: float = 1.25) -> None:
         self._load = load

@@ -68,5 +68,7 @@ class Policy(Protocol):
     monotonic seconds."""
 
     name: str
+    goes_by_latency: bool
+    """Does it look at `peak`? Else nobody keeps that up."""
 
     def pick(self, slate: Slate[C], rng: Rng, now: float, key: bytes | None = None) -> C: ...

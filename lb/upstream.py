@@ -140,10 +140,10 @@ class Upstream:
         """A kept connection for one exchange, the one used last; None where none is fresh enough.
         `repeatable`: nothing is lost where it is cut. `keep` or `cut` it."""
         kept = self._kept.get(backend)
-        idle_s = IDLE_S if repeatable else IDLE_UNSAFE_S
-        while kept and now - kept[-1].idle_since < idle_s:
+        oldest = now - (IDLE_S if repeatable else IDLE_UNSAFE_S)
+        while kept and kept[-1].idle_since > oldest:
             connection = kept.pop()
-            connection.wake()
+            connection.resting = False
             if connection.clean:
                 self._began(backend, connection, repeatable)
                 return connection
@@ -153,11 +153,7 @@ class Upstream:
     def keep(self, backend: Backend, connection: BackendConnection, now: float) -> None:
         """Its exchange is over, and nothing of it is left on the connection."""
         self._ended(backend, connection)
-        if (
-            not backend.probed
-            or connection.rules is not self._rules
-            or self._service.send_proxy_protocol != "off"
-        ):
+        if connection.rules is not self._rules or not backend.probed:
             connection.close()
             return
         kept = self._kept.get(backend)
@@ -209,7 +205,8 @@ class Upstream:
                     connection = await self._knock(backend)
                 else:
                     connection = await dial(backend.address)
-                connection.rules = rules
+                # what is introduced by a PROXY header serves that one client
+                connection.rules = None if onward.proxy_header else rules
                 connection.on_idle_news = partial(self._forget, backend, connection)
                 if onward.proxy_header:
                     connection.write(onward.proxy_header)

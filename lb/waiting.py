@@ -195,6 +195,8 @@ class WaitingLine:
     def serve(self) -> None:
         """Give places to those whose turn it is. The pool calls it after each release and flip,
         also of a flip that it only noticed when asked for a lease here."""
+        if not self._number_again and not self._turns:
+            return
         self._news = True
         if self._serving:
             return
