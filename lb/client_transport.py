@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from lb.errors import ClientGoneError, ClientTimeoutError
 from lb.proxy_protocol import Parsed
 from lb.sockets import reset, taken
 from lb.tls import peer_name
+
+
+class Tunnelled(Protocol):
+    """Who gets a connection's bytes once it is a tunnel."""
+
+    def from_client(self, data: bytes) -> None: ...
+    def client_ended(self) -> None: ...
+    def client_lost(self) -> None: ...
+    def client_full(self, full: bool) -> None: ...
 
 
 def _nothing() -> None:
@@ -25,6 +34,7 @@ class ClientTransport(asyncio.Protocol):
     __slots__ = (
         "_drain_waiter",
         "_loop",
+        "_reading",
         "client_cert",
         "introduced",
         "local",
@@ -42,6 +52,7 @@ class ClientTransport(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, scheme: bytes) -> None:
         self._loop = loop
         self._drain_waiter: asyncio.Future[None] | None = None
+        self._reading = True
         self.scheme: Final = scheme
         self.transport: asyncio.Transport | None = None
         self.writing_paused = False
@@ -103,6 +114,19 @@ class ClientTransport(asyncio.Protocol):
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.close()
+
+    # ── reading on and off ───────────────────────────────────────────────────────────────────
+
+    def read(self, on: bool) -> None:
+        """Take what comes, or leave it to wait on its way."""
+        transport = self.transport
+        if on == self._reading or transport is None or transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
