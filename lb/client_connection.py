@@ -97,7 +97,7 @@ class ClientConnection(ClientTransport):
         self.head: RequestHead
         self.framing: Framing = 0
         self.body: ClientBody
-        self._deadline = Deadline(self._loop, self._expired)
+        self._deadline = Deadline(self._proxy.wheel, self._expired)
         self._body_full = False
         self._tunnel_full = False
         self._half: HalfClosed
@@ -132,7 +132,8 @@ class ClientConnection(ClientTransport):
             self._lane.client_lost()
         if self._carrier is not None:
             self._carrier.connection_lost(exc)
-            self._carrier = None
+        # They lead back here: without them it goes at once, not when the collector comes by.
+        self._carrier = self._lane = None
 
     def close(self) -> None:
         """Once the running exchange is over; no other begins."""

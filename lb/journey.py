@@ -307,7 +307,7 @@ class Journey:
             self.connection,
             attempt.exchange.connection,
             timeouts.tunnel_idle,
-            asyncio.get_running_loop(),
+            self._proxy.wheel,
         )
         site.counters.tunnels += 1
         try:

@@ -271,6 +271,7 @@ class ProxyServer:
         for site in proxy.sites.values():
             site.close()
         proxy.overdue.close()
+        proxy.wheel.close()
         await asyncio.to_thread(proxy.access_log.close)
         for line in cut:
             log.warning("cut at shutdown: %s", line)

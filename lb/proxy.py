@@ -25,6 +25,7 @@ from lb.client_connection import ClientConnection
 from lb.client_server import Carrier
 from lb.config import ProxyConfig, TimeoutsConfig
 from lb.config_service import RouteTimeouts
+from lb.deadline import Wheel
 from lb.errors import RequestError
 from lb.exchange import RequestIds
 from lb.fast_plan import Shape
@@ -97,6 +98,8 @@ class Proxy:
         self.connections: set[ClientConnection] = set()
         self.overdue = Overdue(asyncio.get_running_loop())
         """Of the fast lane: what runs in it."""
+        self.wheel = Wheel(asyncio.get_running_loop())
+        """Every connection's deadlines."""
         self._by_client: dict[str, int] = {}
         self.new_identifier = request_ids
         self.configure(config, sites, routes)
