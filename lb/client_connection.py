@@ -39,9 +39,6 @@ AHEAD_BYTES: Final = 65536
 # answer: so we close our side, and go on reading for this long.
 LINGER_S: Final = 2.0
 
-# An idle connection lets go of what only exchanges need, some 10 KiB.
-SLIM_S: Final = 2.0
-
 # What is unsent when a connection is closed still goes out, to whoever takes it by then.
 FLUSH_S: Final = 30.0
 
@@ -220,7 +217,7 @@ class ClientConnection(ClientTransport):
             return
         self._phase = Phase.HEAD
         self._scanned = 0
-        self._rest(now)
+        self._deadline.at(now + self._proxy.rest_s)
         if self._input:
             self._advance()
 
@@ -369,7 +366,7 @@ class ClientConnection(ClientTransport):
             self._phase = Phase.HEAD
             self._body_full = False  # by a body that nobody read
             self._scanned = 0
-            self._rest(self._loop.time())
+            self._deadline.after(self._proxy.rest_s)
             self._advance()
             if self.half_closed and self._phase in (Phase.HEAD, Phase.BODY):
                 self.transport.close()  # whatever has begun will never be whole
@@ -402,11 +399,6 @@ class ClientConnection(ClientTransport):
         if self._parted is not None and not self._parted.done():
             self._parted.set_result(None)
 
-    def _rest(self, now: float) -> None:
-        """No request runs, and none has begun to come."""
-        idle_s = self._proxy.idle_s
-        self._deadline.at(now + (SLIM_S if not idle_s or idle_s > SLIM_S else idle_s))
-
     def _slim(self) -> bool:
         """Let go of what an idle connection has no use for; False where that was done before."""
         if self._carrier is None and self._lane is None:
@@ -415,7 +407,7 @@ class ClientConnection(ClientTransport):
             self._carrier.leave()
         self._carrier = self._lane = None
         idle_s = self._proxy.config.timeouts.idle
-        self._deadline.after(max(idle_s - SLIM_S, 0.01) if idle_s else 0)
+        self._deadline.after(max(idle_s - self._proxy.rest_s, 0.01) if idle_s else 0)
         return True
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────

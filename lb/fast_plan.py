@@ -52,6 +52,9 @@ class Plan:
     """For the requests of one connection that have this head."""
 
     head: bytes
+    head_bytes: int
+    size: int
+    """Of the whole request."""
     asked: Asked
     length: int
     """Of the body."""
@@ -133,6 +136,8 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         return None
     return Plan(
         head=head_bytes,
+        head_bytes=len(head_bytes),
+        size=len(head_bytes) + length,
         asked=asked,
         length=length,
         site=site,

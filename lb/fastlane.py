@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from lb.backend import Backend
 from lb.backend_connection import BackendConnection
 from lb.backend_exchange import SMALL_BYTES, stays
 from lb.breaker import BreakerState
@@ -48,10 +49,12 @@ class Known:
     """An answer's head as this backend's connection brought it last, and what the client got."""
 
     head: bytes
+    head_bytes: int
     size: int
     """Of the whole answer."""
     shape: Shape
     back: bytes
+    back_bytes: int
     key: tuple[str, int]
     """What it is counted by; the second is its status."""
     second: int
@@ -80,6 +83,7 @@ class FastLane:
     """One client connection's. At most one exchange runs, `busy` from `take` to its end."""
 
     __slots__ = (
+        "_backend",
         "_body",
         "_client",
         "_clock",
@@ -87,7 +91,6 @@ class FastLane:
         "_given",
         "_head",
         "_identifier",
-        "_lease",
         "_loop",
         "_overdue",
         "_plan",
@@ -107,7 +110,7 @@ class FastLane:
         self._clock = proxy.clock
         self._overdue: Overdue = proxy.overdue
         self._plan: Plan | None = None
-        self._lease: Lease
+        self._backend: Backend
         self._connection: BackendConnection | None = None
         self._identifier = b""
         self._head = b""
@@ -134,14 +137,22 @@ class FastLane:
         if plan.rules is not proxy.rules or plan.config is not site.config:
             self._plan = None
             return self.take(data)
-        size = len(plan.head) + plan.length
-        if len(data) < size or proxy.stopping or site.breaker.state is not _CLOSED or proxy.is_full:
+        size, overdue = plan.size, self._overdue
+        if (
+            len(data) < size
+            or proxy.stopping
+            or site.breaker.state is not _CLOSED
+            # more cannot run than the two have
+            or (len(overdue.running) + len(proxy.running) >= proxy.most_sent and proxy.is_full)
+        ):
             return 0
+        now = self._clock()
         try:
-            self._lease = lease = site.line.lease_now(key=plan.key, prefer=plan.prefer)
+            backend = site.line.reserve_now(now, plan.key, plan.prefer)
         except NoBackendError:
             return 0
-        self._started = now = self._clock()
+        self._backend = backend
+        self._started = now
         counters = site.counters
         counters.arrived += 1
         counters.in_flight += 1
@@ -152,11 +163,11 @@ class FastLane:
         trace = proxy.trace() if plan.traced else b""
         mark = identifier if plan.marked else b""
         self._head = head = b"".join((before, trace, between, mark, after))
-        self._body = body = data[len(plan.head) : size] if plan.length else b""
+        self._body = body = data[plan.head_bytes : size] if plan.length else b""
         self.busy = True
         self.began = began = self._loop.time()
-        self._overdue.begin(self)
-        connection = site.upstream.idle(lease.backend, began, repeatable=plan.repeatable)
+        overdue.begin(self)
+        connection = site.upstream.idle(backend, began, repeatable=plan.repeatable)
         self._connection = connection
         if connection is None:
             self.hand_over()
@@ -188,8 +199,8 @@ class FastLane:
         ):
             self._read(data, connection, plan)
         elif len(data) == known.size:
-            back = known.back
-            self._pass_back(back + data[len(known.head) :], known.key, len(back), plan.shape.keep)
+            back = known.back + data[known.head_bytes :]
+            self._pass_back(back, known.key, known.back_bytes, plan.shape.keep)
         elif len(data) < known.size:
             self._wait(data, connection)
         else:
@@ -208,11 +219,14 @@ class FastLane:
 
     def _read(self, data: bytes, connection: BackendConnection, plan: Plan) -> None:
         """An answer whose head is not the one that came last."""
-        end = data.find(END)
-        if end < 0:
-            self._wait(data, connection)
-            return
         limits, site = self._proxy.config.limits, plan.site
+        end = data.find(END, 0, limits.head_bytes + 4)
+        if end < 0:
+            if len(data) > limits.head_bytes:
+                self._hand_back(data, connection)
+            else:
+                self._wait(data, connection)
+            return
         try:
             head = answer_head(data[: end + 4], most_fields=limits.fields)
             framing = answer_framing(head, plan.asked.method)
@@ -220,8 +234,7 @@ class FastLane:
             self._hand_back(data, connection)
             return
         if (
-            end > limits.head_bytes
-            or head.status < 200
+            head.status < 200
             or framing is Ends.CLOSE
             or not stays(head)
             or repeat_of_status(head.status, site.config.retry) is not Repeat.NEVER
@@ -261,7 +274,7 @@ class FastLane:
             length,
             plan.route,
             site,
-            self._lease.backend,
+            self._backend,
             plan.told.scheme,
             stay=self._client.may_stay(),
             date=self._proxy.date(),
@@ -276,9 +289,11 @@ class FastLane:
             dated = value_of(head.fields, b"date") is not None
             connection.known = Known(
                 data[: end + 4],
+                end + 4,
                 len(data),
                 plan.shape,
                 back.head,
+                len(back.head),
                 key,
                 0 if dated else int(time.time()),
             )
@@ -291,16 +306,16 @@ class FastLane:
         if plan is None or connection is None or client.transport is None:
             return
         client.transport.write(data)
-        site, lease, status = plan.site, self._lease, key[1]
+        site, backend, status = plan.site, self._backend, key[1]
         now, loop_now = self._clock(), self._loop.time()
         took_s = now - self._started
         bucket = bucket_of(took_s)
-        site.pool.record_answer(lease.backend, took_s, now, status, bucket)
+        site.pool.record_answer(backend, took_s, now, status, bucket)
         if plan.learns:
             self._learn(site, status, took_s, now)
         connection.lane = None
-        site.upstream.keep(lease.backend, connection, loop_now)
-        lease.release()
+        site.upstream.keep(backend, connection, loop_now)
+        site.pool.release(backend)
         site.counters.finished_fast(key, bucket, took_s, now)
         if self._proxy.access_log.enabled:
             self._log(status, len(data) - head_bytes, took_s, now)
@@ -349,8 +364,9 @@ class FastLane:
         self._given = self.busy = False
         connection, self._connection = self._connection, None
         self.heard_at = 0.0
+        lease = Lease(plan.site.pool, self._backend)
         return Begun(
-            plan, self._lease, connection, self._identifier, self._head, self._body,
+            plan, lease, connection, self._identifier, self._head, self._body,
             self._started, self.began,
         )  # fmt: skip
 
@@ -364,8 +380,8 @@ class FastLane:
         self._given = False
         if connection is not None:
             connection.lane = None
-            plan.site.upstream.cut(self._lease.backend, connection)
-        self._lease.release()
+            plan.site.upstream.cut(self._backend, connection)
+        plan.site.pool.release(self._backend)
         now = self._clock()
         took_s = now - self._started
         if self._proxy.access_log.enabled:
@@ -397,7 +413,7 @@ class FastLane:
                 duration_s=took_s,
                 host=plan.asked.host,
                 service=plan.site.name,
-                backend=self._lease.backend.name,
+                backend=self._backend.name,
                 attempts=1,
                 upstream_s=took_s,
                 error_reason=error,

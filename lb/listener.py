@@ -23,7 +23,7 @@ from lb.access_log import AccessLog
 from lb.address import split_address
 from lb.client_server import ClientServer
 from lb.config import ListenConfig, ProxyConfig
-from lb.exchange import RequestIds
+from lb.exchange import request_ids
 from lb.metrics import RequestMetrics
 from lb.proxy import Proxy
 from lb.routes import Routes
@@ -101,7 +101,7 @@ class ProxyServer:
             routes,
             counters or RequestMetrics(""),
             clock=clock,
-            request_ids=RequestIds(secrets.token_hex(4)),
+            request_ids=request_ids(secrets.token_hex(4)),
             access_log=AccessLog(config.access_log, random.Random()),
         )
         self._tls: ServerTls | None = None

@@ -184,7 +184,16 @@ class Pool(Membership):
         by. `prefer` names the backend that is taken where it may be, whatever the policy. Raises a
         NoBackendError saying why; AtCapacityError where it is worth waiting for a release.
         """
-        now = self.clock()
+        return Lease(self, self.reserve(self.clock(), exclude, key, prefer))
+
+    def reserve(
+        self,
+        now: float,
+        exclude: Collection[Backend] = (),
+        key: bytes | None = None,
+        prefer: str | None = None,
+    ) -> Backend:
+        """What a lease is of, for who makes one only where it is needed: to be released once."""
         slate = self._slate
         if slate is None or now >= self._due:
             self.tick(now)
@@ -203,7 +212,7 @@ class Pool(Membership):
         slate.took(backend)
         if backend.in_flight >= self.max_in_flight:
             slate.close(backend)
-        return Lease(self, backend)
+        return backend
 
     def _pick_another(
         self,
@@ -249,7 +258,8 @@ class Pool(Membership):
             return kind(f"no backend of {self.service} answers its health checks")
         return NoneReadyError(f"no backend of {self.service} is ready yet")
 
-    def _released(self, backend: Backend) -> None:
+    def release(self, backend: Backend) -> None:
+        """One that was reserved is free again."""
         backend.in_flight -= 1
         self._running -= 1
         slate = self._slate

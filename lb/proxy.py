@@ -27,18 +27,21 @@ from lb.config import ProxyConfig, TimeoutsConfig
 from lb.config_service import RouteTimeouts
 from lb.deadline import Wheel
 from lb.errors import RequestError
-from lb.exchange import RequestIds
 from lb.fast_plan import Shape
 from lb.journey import Journey
 from lb.metrics import RequestMetrics
 from lb.overdue import Overdue
 from lb.routes import Routes
 from lb.site import Site
-from lb.trace import Traces
+from lb.trace import traces
 from lb.trust import Trust
 from lb.wire.head import Fields
 
 log = logging.getLogger(__name__)
+
+
+SLIM_S: Final = 2.0
+"""An idle connection lets go of what only exchanges need, some 10 KiB."""
 
 
 class _Sent(web.StreamResponse):
@@ -79,13 +82,14 @@ class Proxy:
         counters: RequestMetrics,
         *,
         clock: Callable[[], float],
-        request_ids: RequestIds,
+        request_ids: Callable[[], bytes],
         access_log: AccessLog,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.counters = counters
         self.clock = clock
-        self.trace = Traces(random)
+        self.trace = traces(random)
+        """A traceparent for a request that has none."""
         self.access_log = access_log
         self.https_port: int | None = None
         """Where a client that is sent to https connects; None: nowhere."""
@@ -112,10 +116,11 @@ class Proxy:
         self.trust = Trust(config.trusted_proxies)
         self.rules: object = object()
         """Another one after each change of what a request goes by."""
-        self._most_sent = config.upstream_connections
+        self.most_sent = config.upstream_connections
         self.most_requests = config.limits.requests_per_connection or math.inf
         """On one client connection."""
-        self.idle_s = config.timeouts.idle
+        self.rest_s = min(SLIM_S, config.timeouts.idle or SLIM_S)
+        """After so long an idle connection is looked at for the first time."""
         self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
         self._shapes: dict[Shape, Shape] = {}
 
@@ -199,9 +204,7 @@ class Proxy:
     @property
     def is_full(self) -> bool:
         """Not one more request may be sent on."""
-        if len(self.running) + len(self.overdue.running) < self._most_sent:
-            return False
-        return self.sent_on >= self._most_sent
+        return self.sent_on >= self.most_sent
 
     def shape(self, shape: Shape) -> Shape:
         """The one object that stands for all that are equal to it."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, repeat
 from typing import Final
 
 _BYTES: Final = 24
@@ -30,23 +32,16 @@ def valid(parents: Sequence[bytes]) -> bool:
     return len(parents) == 1 and _PARENT(parents[0]) is not None
 
 
-class Traces:
-    """A new `traceparent` for each request that has none: 24 random bytes, not secret.
+def traces(random: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Makes a new `traceparent` for each request that has none: 24 random bytes, not secret.
 
     They say `sampled` (flags 01) although we record nothing: under 00 a tracer that follows its
     parent, as OpenTelemetry's do by default, records nothing either, and an application would lose
     its traces by being put behind a balancer. Made many at a time: asking the kernel for each
     request's own would take longer than the rest.
     """
-
-    def __init__(self, random: Callable[[int], bytes]) -> None:
-        self._random = random
-        self._made: list[bytes] = []
-
-    def __call__(self) -> bytes:
-        if not self._made:
-            self._made = make(self._random, AT_ONCE)
-        return self._made.pop()
+    made = chain.from_iterable(map(make, repeat(random), repeat(AT_ONCE)))
+    return partial(next, made)
 
 
 def make(random: Callable[[int], bytes], number: int) -> list[bytes]:

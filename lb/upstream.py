@@ -93,7 +93,7 @@ class Upstream:
             connection = self.idle(backend, loop.time(), repeatable=repeatable)
         if connection is None:
             connection = await self._connect(backend, onward, timeouts)
-            self._began(backend, connection, repeatable)
+            self._running.setdefault(backend, {})[connection] = repeatable
         exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
         exchange.send()
         return exchange, await self._head(backend, exchange, interim)
@@ -145,17 +145,20 @@ class Upstream:
             connection = kept.pop()
             connection.resting = False
             if connection.clean:
-                self._began(backend, connection, repeatable)
+                running = self._running.get(backend)
+                if running is None:
+                    running = self._running[backend] = {}
+                running[connection] = repeatable
                 return connection
             connection.close()
         return None
 
     def keep(self, backend: Backend, connection: BackendConnection, now: float) -> None:
         """Its exchange is over, and nothing of it is left on the connection."""
-        self._ended(backend, connection)
         if connection.rules is not self._rules or not backend.probed:
-            connection.close()
+            self.cut(backend, connection)
             return
+        del self._running[backend][connection]
         kept = self._kept.get(backend)
         if kept is None:
             kept = self._kept[backend] = []
@@ -168,15 +171,6 @@ class Upstream:
     def cut(self, backend: Backend, connection: BackendConnection) -> None:
         """Its exchange is over, and so is the connection."""
         connection.close()
-        self._ended(backend, connection)
-
-    def _began(self, backend: Backend, connection: BackendConnection, repeatable: bool) -> None:
-        running = self._running.get(backend)
-        if running is None:
-            running = self._running[backend] = {}
-        running[connection] = repeatable
-
-    def _ended(self, backend: Backend, connection: BackendConnection) -> None:
         running = self._running[backend]
         del running[connection]
         if not running and not backend.probed:
