@@ -144,6 +144,15 @@ class Played:
             case Do.READ_BODY:
                 raise ValueError("a client reads all there is anyway")
 
+    def expect(self, methods: list[str]) -> None:
+        """What the requests are that answers come to, where the case does not say."""
+        self._methods = methods
+
+    def finals(self) -> int:
+        """Whole final answers so far."""
+        answers, _ = self._read()
+        return sum(answer.status >= 200 and answer.complete for answer in answers)
+
     def answered(self) -> bool:
         """Has everything come that the case expects?"""
         answers, _ = self._read()
