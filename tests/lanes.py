@@ -33,6 +33,7 @@ machine. A difference that is one comes every time."""
 
 _OURS: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{8}")
 _TRACE: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01")
+_LONG: Final = re.compile(r"(.{1,10}?)\1{30,}")
 _PORT: Final = re.compile(rb"127\.0\.0\.1:[0-9]+")
 _COOKIE: Final = re.compile(rb"\Albctl=[\w-]+;")
 _MADE: Final = (
@@ -51,6 +52,10 @@ class Story:
     """Then OK."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of `proxied`."""
+
+    def __repr__(self) -> str:
+        said = f"Story({self.sends!r}, {self.answers!r}, {dict(self.settings)!r})"
+        return _LONG.sub(lambda run: f"{run[1]}[{len(run[0])} of these]", said)
 
 
 @dataclass
@@ -128,7 +133,7 @@ async def _play(case: Case, port: int, witness: Witness) -> tuple[Played, bool]:
     played = Played(case, witness)
     await played.connect(port)
     whole = b"".join(step for step in case.sends if isinstance(step, bytes))
-    requests, _ = read_requests(whole, ended=True)
+    requests, _ = read_requests(whole.lstrip(b"\r\n"), ended=True)
     requests = [request for request in requests if request.complete]
     played.expect([request.method for request in requests])
     wire = played.wire
