@@ -83,6 +83,8 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
     end = data.find(END)
     if end < 0 or end > limits.head_bytes or connection.redirect_to_https:
         return None
+    if not proxy.config.fast_lane:  # switched off since the connection came
+        return None
     head_bytes = data[: end + 4]
     try:
         head = request_head(head_bytes, target_bytes=limits.target_bytes, most_fields=limits.fields)
