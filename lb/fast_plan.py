@@ -7,7 +7,7 @@ again. Owns what is common enough for the lane; sends nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lb import exchange, headers
@@ -45,6 +45,8 @@ class Shape:
     bodiless: bool
     keep: bool
     """The client asks for another request on its connection."""
+    config: ServiceConfig = field(compare=False)
+    """The service's. Compared as an object: its hash would be that of all it holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +148,7 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         key=site.key_of(head.fields, told.client),
         prefer=site.preferred(head.fields),
         repeatable=head.method in IDEMPOTENT,
-        shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive)),
+        shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive, config)),
         rules=proxy.rules,
         config=config,
     )
