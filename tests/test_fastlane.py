@@ -7,33 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lb import overdue
 from lb.config import AccessLogConfig, ProxyConfig, RouteConfig, ServiceConfig
+from lb.config_service import RetryConfig
 from lb.error_pages import ErrorPages
 from lb.fastlane import FastLane
-from lb.metrics import Metrics
-from lb.overdue import Overdue
+from lb.pool import Report
 from lb.routes import Routes
 from tests.fake_backend import (
     CHUNKED,
-    OK,
     Exchange,
     FakeBackend,
     Script,
     answer_ok,
     hang,
-    in_turn,
     reset_at_once,
     send,
 )
-from tests.proxy_harness import Client, Proxied, one, proxied, reason_of, until
+from tests.proxy_harness import Proxied, one, reason_of, until
 
 
 @contextlib.asynccontextmanager
@@ -271,6 +269,53 @@ async def test_a_retried_body_is_the_same_body() -> None:
         await client.request("PUT", "/", "Content-Length: 3", body=b"abc")
         assert (await client.answer()).status == 200
         assert [bytes(seen.body) for seen in backend.seen[1:]] == [b"abc", b"abc"]
+
+
+async def test_a_head_that_is_too_long_is_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the time that the rest of an answer is waited for, it could be a hundred megabytes."""
+    monkeypatch.setattr(overdue, "TOGETHER_S", 1000.0)
+    monkeypatch.setattr(overdue, "LONGEST_S", 1000.0)
+    async with warm(send(b"x" * 2000, then="hang"), limits={"head_bytes": 1024}) as (proxy, _):
+        answer = await proxy.get()
+        assert (answer.status, reason_of(answer.body)) == (502, "bad_answer")
+
+
+async def test_hedging_switched_on_meanwhile_asks_the_second_backend_on_its_own_connection() -> (
+    None
+):
+    gate = Gate()
+    async with FakeBackend() as second, warm(gate) as (proxy, backend), proxy.client() as client:
+        await client.request("GET", "/slow")
+        await gate.reached.wait()
+        lane = lane_of(proxy)
+        retry = RetryConfig(hedge_after=0.01)
+        proxy.site.config = proxy.site.config.model_copy(update={"retry": retry})
+        proxy.pool.add_static(second.address)
+        proxy.pool.observe(Report(second.address, second.address, ok=True, detail="200"))
+        lane.hand_over()
+        assert (await client.answer()).status == 200
+        assert [seen.target for seen in second.seen] == [b"/slow"]
+        gate.open.set()
+        await proxy.settled(2)
+        assert proxy.codes() == {200: 2}
+
+
+async def test_a_service_that_leaves_ends_what_was_just_handed_over_and_nothing_begins_anew() -> (
+    None
+):
+    for turns in range(6):
+        async with warm(hang) as (proxy, backend), proxy.client() as client:
+            await client.request("GET", "/left")
+            await until(lambda b=backend: len(b.seen) == 2)
+            lane_of(proxy).hand_over()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            proxy.server.cut(proxy.site)
+            assert await client.ended()
+            await proxy.settled(2)
+            assert proxy.codes() == {200: 1, 499: 1}, f"cut {turns} turns later"
+            assert proxy.counters.arrived == 2
+            assert len(backend.seen) == 2
 
 
 # ── clients leave ─────────────────────────────────────────────────────────────────────────────────
