@@ -214,11 +214,14 @@ class FastLane:
 
     def _read(self, data: bytes, connection: BackendConnection, plan: Plan) -> None:
         """An answer whose head is not the one that came last."""
+        limits, site = self._proxy.config.limits, plan.site
         end = data.find(END)
         if end < 0:
-            self._wait(data, connection)
+            if len(data) > limits.head_bytes:
+                self._hand_back(data, connection)
+            else:
+                self._wait(data, connection)
             return
-        limits, site = self._proxy.config.limits, plan.site
         try:
             head = answer_head(data[: end + 4], most_fields=limits.fields)
             framing = answer_framing(head, plan.asked.method)
