@@ -154,7 +154,7 @@ class Attempts:
 
         async def send(one: Attempt) -> None:
             interim = sending.interim if one is attempt else _silent
-            if begun is not None and begun.connection is not None:
+            if one is attempt and begun is not None and begun.connection is not None:
                 await one.resume(
                     begun.connection, sending.onward, sending.body, interim, sending.timeouts,
                     began=begun.began, sent_at=begun.sent_at,

@@ -7,7 +7,7 @@ again. Owns what is common enough for the lane; sends nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lb import exchange, headers
@@ -45,6 +45,8 @@ class Shape:
     bodiless: bool
     keep: bool
     """The client asks for another request on its connection."""
+    config: ServiceConfig = field(compare=False)
+    """The service's. Compared as an object: its hash would be that of all it holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +89,8 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
     limits = proxy.config.limits
     end = data.find(END)
     if end < 0 or end > limits.head_bytes or connection.redirect_to_https:
+        return None
+    if not proxy.config.fast_lane:  # switched off since the connection came
         return None
     head_bytes = data[: end + 4]
     try:
@@ -151,7 +155,7 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         key=site.key_of(head.fields, told.client),
         prefer=site.preferred(head.fields),
         repeatable=head.method in IDEMPOTENT,
-        shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive)),
+        shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive, config)),
         learns=config.breaker.enabled or config.adaptive.enabled,
         rules=proxy.rules,
         config=config,

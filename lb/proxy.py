@@ -207,8 +207,13 @@ class Proxy:
         return self.sent_on >= self.most_sent
 
     def shape(self, shape: Shape) -> Shape:
-        """The one object that stands for all that are equal to it."""
-        return self._shapes.setdefault(shape, shape)
+        """The one object that stands for all that are equal to it. A service takes its settings
+        over after we did: those made in between are worth nothing any more."""
+        known = self._shapes.get(shape)
+        if known is None or known.config is not shape.config:
+            self._shapes.pop(shape, None)  # else the old one would stay as the key
+            self._shapes[shape] = known = shape
+        return known
 
     def identify(self, fields: Fields) -> bytes:
         return headers.request_id(fields, self.new_identifier())

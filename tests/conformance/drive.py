@@ -47,6 +47,16 @@ async def play(case: Case, port: int, witness: Witness, patience_s: float) -> Pl
     return played
 
 
+async def warm_up(port: int, witness: Witness) -> None:
+    """Let the proxy keep a connection to the backend: one request before the case, from a client of
+    its own that leaves."""
+    _, wire = await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
+    await wire.send(AGAIN_REQUEST)
+    await wire.until(lambda: False)
+    await wire.drop()
+    witness.begin()
+
+
 async def play_quietly(case: Case, port: int, witness: Witness, quiet_s: float) -> Played:
     """The same against a proxy of which nothing is known: until it has closed the connections of
     both sides, or nothing moved for this long."""
@@ -133,6 +143,15 @@ class Played:
                 await wire.until(lambda: self.witness.played >= number)
             case Do.READ_BODY:
                 raise ValueError("a client reads all there is anyway")
+
+    def expect(self, methods: list[str]) -> None:
+        """What the requests are that answers come to, where the case does not say."""
+        self._methods = methods
+
+    def finals(self) -> int:
+        """Whole final answers so far."""
+        answers, _ = self._read()
+        return sum(answer.status >= 200 and answer.complete for answer in answers)
 
     def answered(self) -> bool:
         """Has everything come that the case expects?"""

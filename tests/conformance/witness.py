@@ -23,6 +23,8 @@ class Witness:
         """Requests for which every step is done."""
         self._case = case
         self._wires: list[Wire] = []
+        self._before: dict[Wire, int] = {}
+        """Bytes on a connection that came before the case."""
         self._begun: list[tuple[int, int]] = []
         """(connection, request on it), in the order in which they began."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -46,7 +48,12 @@ class Witness:
 
     @property
     def received(self) -> bytes:
-        return b"".join(bytes(wire.received) for wire in self._wires)
+        return b"".join(bytes(wire.received[self._before.get(wire, 0) :]) for wire in self._wires)
+
+    def begin(self) -> None:
+        """What came until now was for AGAIN, and is not the case's."""
+        self._before = {wire: len(wire.received) for wire in self._wires}
+        self.played = 0
 
     @property
     def idle(self) -> bool:
