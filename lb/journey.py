@@ -192,7 +192,7 @@ class Journey:
         self.site = site = proxy.sites[route.service]
         site.counters.arrived += 1
         site.counters.in_flight += 1
-        timeouts = proxy.timeouts_of(route.timeouts)
+        timeouts = proxy.timeouts_of(route)
         if connection.body.error is not None:
             raise connection.body.error  # before it takes anybody's place
         if proxy.sent_on > proxy.config.upstream_connections:

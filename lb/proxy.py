@@ -23,15 +23,14 @@ from lb.access_line import Entry
 from lb.access_log import AccessLog
 from lb.client_connection import ClientConnection
 from lb.client_server import Carrier
-from lb.config import ProxyConfig, TimeoutsConfig
-from lb.config_service import RouteTimeouts
+from lb.config import ProxyConfig, ServiceConfig, TimeoutsConfig
 from lb.deadline import Wheel
 from lb.errors import RequestError
 from lb.fast_plan import Shape
 from lb.journey import Journey
 from lb.metrics import RequestMetrics
 from lb.overdue import Overdue
-from lb.routes import Routes
+from lb.routes import Route, Routes
 from lb.site import Site
 from lb.trace import traces
 from lb.trust import Trust
@@ -121,8 +120,8 @@ class Proxy:
         """On one client connection."""
         self.rest_s = min(SLIM_S, config.timeouts.idle or SLIM_S)
         """After so long an idle connection is looked at for the first time."""
-        self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
-        self._shapes: dict[Shape, Shape] = {}
+        self._timeouts: dict[int, tuple[Route, TimeoutsConfig]] = {}
+        self._shapes: dict[tuple[int, int, bool, bool], Shape] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Carrier, request.protocol).connection
@@ -206,25 +205,26 @@ class Proxy:
         """Not one more request may be sent on."""
         return self.sent_on >= self.most_sent
 
-    def shape(self, shape: Shape) -> Shape:
-        """The one object that stands for all that are equal to it. A service takes its settings
-        over after we did: those made in between are worth nothing any more."""
-        known = self._shapes.get(shape)
-        if known is None or known.config is not shape.config:
-            self._shapes.pop(shape, None)  # else the old one would stay as the key
-            self._shapes[shape] = known = shape
+    def shape(self, route: Route, *, bodiless: bool, keep: bool, config: ServiceConfig) -> Shape:
+        """The one object for these, for as long as they count."""
+        # by identity: the hash of a route is that of all it holds; the shape keeps both alive
+        key = (id(route), id(config), bodiless, keep)
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._shapes[key] = Shape(route, bodiless, keep, config)
         return known
 
     def identify(self, fields: Fields) -> bytes:
         return headers.request_id(fields, self.new_identifier())
 
-    def timeouts_of(self, own: RouteTimeouts) -> TimeoutsConfig:
+    def timeouts_of(self, route: Route) -> TimeoutsConfig:
         """The timeouts of a route: its own, else the proxy's."""
-        found = self._timeouts.get(own)
+        found = self._timeouts.get(id(route))
         if found is None:
-            changed = own.model_dump(exclude_none=True)
-            found = self._timeouts[own] = self.config.timeouts.model_copy(update=changed)
-        return found
+            changed = route.timeouts.model_dump(exclude_none=True)
+            found = route, self.config.timeouts.model_copy(update=changed)
+            self._timeouts[id(route)] = found
+        return found[1]
 
     def date(self) -> bytes:
         """Now, as a Date field says it."""
