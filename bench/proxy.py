@@ -35,7 +35,17 @@ from bench.parts.fixed_rate import WARM_S, Latencies
 from bench.parts.machine import program, this_machine, version_of
 from bench.parts.process_use import core_wait_s, cpu_s
 from bench.parts.profiled import top
-from bench.parts.proxies import NAMES, Ground, Proxy, asked, ground, pinned, running, versions
+from bench.parts.proxies import (
+    NAMES,
+    Ground,
+    Proxy,
+    asked,
+    ground,
+    pinned,
+    program_output,
+    running,
+    versions,
+)
 from bench.parts.proxy_figures import DIRECT, Shot, misses, rows, table
 
 ROUNDS = 5
@@ -45,26 +55,6 @@ SHARE_OF_SLOWEST = 0.5
 SLOWER = 0.7
 """Where client and backend are late by themselves, everybody is asked at a rate lower by this."""
 TRIES = 4
-PATIENCE_S = 30.0
-
-
-async def output(words: Sequence[str], seconds: float) -> str:
-    """What it prints. Raises ValueError where it fails or does not end; it is gone then."""
-    process = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(seconds + PATIENCE_S):
-            said, complaint = await process.communicate()
-    except TimeoutError:
-        raise ValueError(f"{words[5]} does not end") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-    if process.returncode:
-        raise ValueError(f"{words[5]} failed: {complaint.decode()[-300:]}")
-    return said.decode()
 
 
 async def flood(case: Case, proxy: Proxy, on: Ground, number: int, seconds: float) -> Shot:
@@ -79,9 +69,9 @@ async def flood(case: Case, proxy: Proxy, on: Ground, number: int, seconds: floa
 
     shot = Shot(case.name, proxy.name, number)
     try:
-        await output(wrk(WRK_WARM_S), WRK_WARM_S)
+        await program_output(wrk(WRK_WARM_S), WRK_WARM_S)
         before, began = (cpu_s(proxy.pid), core_wait_s(proxy.pid)), time.monotonic()
-        burst = read_wrk(await output(wrk(seconds), seconds))
+        burst = read_wrk(await program_output(wrk(seconds), seconds))
         used, waited = cpu_s(proxy.pid) - before[0], core_wait_s(proxy.pid) - before[1]
         took = time.monotonic() - began
     except ValueError as error:
@@ -104,7 +94,7 @@ async def at_rate(shot: Shot, proxy: Proxy, on: Ground, rate: float, seconds: fl
     words = [sys.executable, "-m", "bench.parts.fixed_rate", case.name, str(port)]
     words += [f"{rate:.1f}", f"{seconds:g}"]
     try:
-        said = await output(pinned(on.clients_core, *words), seconds + WARM_S)
+        said = await program_output(pinned(on.clients_core, *words), seconds + WARM_S)
         found = Latencies(**json.loads(said))
     except ValueError as error:
         return replaced(shot, wrong=str(error))

@@ -6,8 +6,8 @@ Times run from when a request was due, not from when it left: whoever answers la
 counted that could not leave for it. The core is shared with the backend, so the client does no more
 than it must: bare sockets and epoll, one call to send and one to receive. The schedule is a grid of
 a quarter of a millisecond, for on a virtual machine a timer may cost more than a request (28 µs of
-CPU, measured, where uvloop's and our load tester's finer ones took 40 to 60 µs a request). Where it
-may, it goes before all others on its core.
+CPU, measured; with one for each request on uvloop, a request took 44 to 67 µs). Where it may, it
+goes before all others on its core.
 """
 
 from __future__ import annotations
