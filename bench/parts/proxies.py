@@ -163,8 +163,8 @@ class Ground:
     """Ours runs under cProfile, which leaves its findings there."""
 
 
-def pinned(core: int, *words: str) -> list[str]:
-    """On that core alone, and ended with the process that started it."""
+def pinned(core: int | str, *words: str) -> list[str]:
+    """On that core (or those, "0,1") alone, and ended with the process that started it."""
     return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), *words]
 
 
@@ -210,7 +210,7 @@ async def _fast_backend(ports: Sequence[int], core: int) -> AsyncIterator[None]:
         *pinned(core, sys.executable, "-m", "bench.parts.fast_backend", *map(str, ports)),
         stdout=asyncio.subprocess.PIPE,
     )
-    async with _ended(process):
+    async with ended(process):
         said = b""
         if process.stdout is not None:
             async with asyncio.timeout(START_S):
@@ -221,8 +221,8 @@ async def _fast_backend(ports: Sequence[int], core: int) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    """Not longer than this."""
+async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """The process lives no longer than this."""
     try:
         yield
     finally:
@@ -251,7 +251,7 @@ async def running(name: str, on: Ground) -> AsyncIterator[Proxy]:
         process = await asyncio.create_subprocess_exec(
             *pinned(on.proxy_core, *words), stdout=output, stderr=output
         )
-    async with _ended(process):
+    async with ended(process):
         if not await _answers(process, port):
             raise SystemExit(f"{name} does not start: {log.read_text(errors='replace')[-1000:]}")
         yield Proxy(name, port, tls_port, process.pid)
