@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from autoscale.counters import read_at
@@ -28,12 +29,13 @@ def figures(
     call where not more than a piece of them is `expected`. A domain that goes meanwhile is left
     out. Raises libvirt's errors."""
     if expected <= PIECE:
-        yield from _read(lambda: conn.getAllDomainStats(stats, flags), clock)
+        yield from _read(partial(conn.getAllDomainStats, stats, flags), clock)
         return
     domains = conn.listAllDomains()
-    for begin in range(0, len(domains), PIECE):
-        piece = domains[begin : begin + PIECE]
-        yield from _read(lambda piece=piece: conn.domainListGetStats(piece, stats, flags), clock)  # type: ignore[misc]
+    while domains:
+        piece = domains[-PIECE:]
+        del domains[-PIECE:]  # letting go of them takes time too
+        yield from _read(partial(conn.domainListGetStats, piece, stats, flags), clock)
         time.sleep(GIVE_WAY_S)
 
 

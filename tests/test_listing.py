@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ class Counted:
     def __init__(self, conn: Any) -> None:
         self._conn = conn
         self.asked: list[str] = []
-        self.between = lambda: None
+        self.between: Callable[[], object] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._conn, name)
+        found: Any = getattr(self._conn, name)
 
         def noted(*arguments: Any) -> Any:
             self.asked.append(name)

@@ -142,7 +142,6 @@ class FixedRate:
             self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
 
     def run(self, *, realtime: bool) -> Latencies:
-        gc.disable()
         ticks = Ticks(self._tick)
         with select.epoll() as self._epoll:
             try:
@@ -286,6 +285,7 @@ def main() -> None:
         take_realtime()
     except InputError:
         realtime = False
+    gc.disable()
     client = FixedRate(CASES[name], int(port), float(rate), float(seconds))
     with contextlib.suppress(KeyboardInterrupt):
         print(json.dumps(asdict(client.run(realtime=realtime))))
