@@ -37,6 +37,8 @@ ROUNDS = 3
 RATE = 500.0
 SECONDS = 6.0
 SETTLE_S = 1.0
+ARRIVAL_S = 5.0
+"""Connected is what the kernel says; the proxy has yet to accept them and to read what they sent."""
 MOST_RATIO = 1.5
 LEAST_HELD = 0.99
 PEER, OURS = "haproxy", "ours"
@@ -97,6 +99,7 @@ async def slowed(name: str, on: Ground, clients: int) -> Slowed:
         alone = await _others(proxy.port, on)
         with child(slow_process, proxy.port, clients) as slow:
             await told(slow)
+            await asyncio.sleep(ARRIVAL_S)
             beside = await _others(proxy.port, on)
             slow.send("stop")
             left = await told(slow)
