@@ -38,7 +38,7 @@ RATE = 500.0
 SECONDS = 6.0
 SETTLE_S = 1.0
 ARRIVAL_S = 5.0
-"""Connected is what the kernel says; the proxy has yet to accept them and to read what they sent."""
+"""Connected is what the kernel says; the proxy has yet to accept them and read what they sent."""
 MOST_RATIO = 1.5
 LEAST_HELD = 0.99
 PEER, OURS = "haproxy", "ours"

@@ -319,13 +319,13 @@ async def program_output(words: Sequence[str], seconds: float) -> str:
         async with asyncio.timeout(seconds + PATIENCE_S):
             said, complaint = await process.communicate()
     except TimeoutError:
-        raise ValueError(f"{words[5]} does not end") from None
+        raise ValueError(f"{words[6]} does not end") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
     if process.returncode:
-        raise ValueError(f"{words[5]} failed: {complaint.decode()[-300:]}")
+        raise ValueError(f"{words[6]} failed: {(complaint or said).decode()[-300:]}")
     return said.decode()
 
 
