@@ -94,7 +94,7 @@ class ClientConnection(ClientTransport):
         self.head: RequestHead
         self.framing: Framing = 0
         self.body: ClientBody
-        self._deadline = Deadline(self._proxy.wheel, self._expired)
+        self._deadline = Deadline(self._proxy.wheel, self)
         self._body_full = False
         self._tunnel_full = False
         self._half: HalfClosed
@@ -412,7 +412,7 @@ class ClientConnection(ClientTransport):
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────
 
-    def _expired(self) -> None:
+    def expired(self) -> None:
         transport = self.transport
         if transport is None:
             return

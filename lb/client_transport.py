@@ -6,7 +6,9 @@ Owns the writing half. What is read, and what a request is, is `client_connectio
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol, cast
 
 from lb.errors import ClientGoneError, ClientTimeoutError
@@ -22,6 +24,11 @@ class Tunnelled(Protocol):
     def client_ended(self) -> None: ...
     def client_lost(self) -> None: ...
     def client_full(self, full: bool) -> None: ...
+
+
+@lru_cache(maxsize=256)
+def _place(host: str, port: int) -> tuple[str, int]:
+    return host, port
 
 
 def _nothing() -> None:
@@ -84,9 +91,10 @@ class ClientTransport(asyncio.Protocol):
             peer = self.introduced.source or peer
             local = self.introduced.destination or local
         if isinstance(peer, tuple):
-            self.peer, self.peer_port = peer[0], peer[1]
+            # one for all of its connections, and of ours at most a few hundred
+            self.peer, self.peer_port = sys.intern(peer[0]), peer[1]
         if isinstance(local, tuple):
-            self.local = (local[0], local[1])
+            self.local = _place(local[0], local[1])
         if self.is_tls:
             encrypted = transport.get_extra_info("ssl_object")
             self.client_cert = encrypted.getpeercert(binary_form=True) or None

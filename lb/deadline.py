@@ -7,9 +7,8 @@ and late by a tick at most. Knows nothing of what waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, Protocol
 
 TICK_S: Final = 0.05
 """A loop that has nothing else to do wakes up so often while there are deadlines, at 20 µs."""
@@ -71,14 +70,19 @@ class Wheel:
             self._arm(self._ticks[0])
 
 
+class Waits(Protocol):
+    def expired(self) -> None: ...
+
+
 class Deadline:
-    """Calls `expired` once the loop's clock has reached what was set last."""
+    """Tells `owner` once the loop's clock has reached what was set last."""
 
-    __slots__ = ("_at", "_expired", "_tick", "_wheel")
+    __slots__ = ("_at", "_owner", "_tick", "_wheel")
 
-    def __init__(self, wheel: Wheel, expired: Callable[[], None]) -> None:
+    def __init__(self, wheel: Wheel, owner: Waits) -> None:
+        # not a bound method, of which each idle connection would keep one
+        self._owner: Waits | None = owner
         self._wheel = wheel
-        self._expired = expired
         self._at: float | None = None
         self._tick: int | None = None
         """Where it is on the wheel, perhaps earlier than it has to be; None: nowhere."""
@@ -106,7 +110,7 @@ class Deadline:
     def close(self) -> None:
         """Never again; lets go of everything."""
         self._at = None
-        self._expired = _nothing
+        self._owner = None
         if self._tick is not None:
             self._wheel.take(self, self._tick)
             self._tick = None
@@ -121,12 +125,9 @@ class Deadline:
             self._put(int(at / TICK_S) + 1)
             return
         self._at = None
-        self._expired()
+        if self._owner is not None:
+            self._owner.expired()
 
     def _put(self, tick: int) -> None:
         self._tick = tick
         self._wheel.put(self, tick)
-
-
-def _nothing() -> None:
-    return None

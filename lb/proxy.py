@@ -39,7 +39,7 @@ from lb.wire.head import Fields
 log = logging.getLogger(__name__)
 
 
-SLIM_S: Final = 2.0
+SLIM_S: Final = 0.5
 """An idle connection lets go of what only exchanges need, some 10 KiB."""
 
 

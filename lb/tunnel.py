@@ -31,7 +31,7 @@ class Tunnel:
         self._backend = backend
         self._idle_s = idle_s
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._deadline = Deadline(wheel, self._end)
+        self._deadline = Deadline(wheel, self)
         self._ended = 0
         self.to_client_bytes = 0
         self.to_backend_bytes = 0
@@ -49,6 +49,10 @@ class Tunnel:
             raise
         finally:
             self._deadline.close()
+
+    def expired(self) -> None:
+        """Neither has said a word for too long."""
+        self._end()
 
     def _end(self) -> None:
         if not self._done.done():

@@ -52,6 +52,14 @@ class Timer:
         self.cancelled = True
 
 
+class Owner:
+    def __init__(self, told: Callable[[], object]) -> None:
+        self._told = told
+
+    def expired(self) -> None:
+        self._told()
+
+
 def wheel() -> tuple[Wheel, Loop]:
     loop = Loop()
     return Wheel(loop), loop  # type: ignore[arg-type]
@@ -60,7 +68,7 @@ def wheel() -> tuple[Wheel, Loop]:
 def deadline() -> tuple[Deadline, Loop, list[float]]:
     on, loop = wheel()
     fired: list[float] = []
-    return Deadline(on, lambda: fired.append(loop.now)), loop, fired
+    return Deadline(on, Owner(lambda: fired.append(loop.now))), loop, fired
 
 
 def in_time(fired: list[float], *expected: float) -> bool:
@@ -121,7 +129,7 @@ class Watched(Deadline):
 def test_closed_it_never_fires_and_nothing_is_kept_of_it() -> None:
     on, loop = wheel()
     fired: list[float] = []
-    one = Watched(on, lambda: fired.append(loop.now))
+    one = Watched(on, Owner(lambda: fired.append(loop.now)))
     gone = weakref.ref(one)
     one.after(5)
     one.close()
@@ -134,7 +142,7 @@ def test_closed_it_never_fires_and_nothing_is_kept_of_it() -> None:
 def test_many_have_one_timer_and_each_its_time() -> None:
     on, loop = wheel()
     fired: list[int] = []
-    many = [Deadline(on, partial(fired.append, number)) for number in range(50)]
+    many = [Deadline(on, Owner(partial(fired.append, number))) for number in range(50)]
     for number, one in enumerate(many):
         one.after(50 - number)
     assert len(loop.armed) == 1
@@ -146,7 +154,7 @@ def test_many_have_one_timer_and_each_its_time() -> None:
 def test_a_closed_wheel_has_no_timer() -> None:
     on, loop = wheel()
     fired: list[float] = []
-    Deadline(on, lambda: fired.append(loop.now)).after(5)
+    Deadline(on, Owner(lambda: fired.append(loop.now))).after(5)
     on.close()
     assert loop.armed == []
     loop.advance(10)
@@ -156,7 +164,7 @@ def test_a_closed_wheel_has_no_timer() -> None:
 async def test_on_a_real_loop() -> None:
     fired = asyncio.Event()
     on = Wheel(asyncio.get_running_loop())
-    one = Deadline(on, fired.set)
+    one = Deadline(on, Owner(fired.set))
     one.after(0.01)
     async with asyncio.timeout(10):
         await fired.wait()
