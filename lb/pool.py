@@ -91,6 +91,8 @@ class Pool(Membership):
         self.on_doubt: Callable[[Backend], None] = lambda _backend: None
         """Called with one that serves and may be dead: the prober is to ask it now, instead of at
         its next time, unless it is being asked."""
+        self.on_probed: Callable[[Report], None] = lambda _report: None
+        """Called after each report was judged: other workers may have doubted that backend."""
         # state
         self._rng: Rng = rng if rng is not None else random.Random()
         self._slate: Slate[Backend] | None = None
@@ -226,9 +228,8 @@ class Pool(Membership):
             self._slate.running -= 1
             if backend.in_flight < self.max_in_flight:
                 self._slate.closed.discard(backend)
-        if backend.lifecycle is Lifecycle.GONE and not backend.in_flight:
-            self._departed.remove(backend)
-            self._retired_latency.absorb(backend.latency)
+        if backend.lifecycle is Lifecycle.GONE:
+            self.settle(backend)
         self.on_room()
 
     # ── health ───────────────────────────────────────────────────────────────────────────────
@@ -264,6 +265,7 @@ class Pool(Membership):
             backend.doubted_at > NEVER or (backend.refusals and backend.vm is not None)
         ):
             self.on_doubt(backend)
+        self.on_probed(report)
 
     def _condemned(self, backend: Backend, *, certain: bool) -> bool:
         """`fall` bad probes in a row: a busy guest answers late, and comes back. But where a
@@ -326,10 +328,22 @@ class Pool(Membership):
         if isinstance(error, ConnectFailedError):
             backend.connect_failures += 1
             if backend.healthy and backend.connect_failures >= self.health.fall:
-                backend.probe_successes = 0
-                words = f"{backend.connect_failures} × {error.reason}"
-                self._set_health(backend, False, words, dead=True)
+                self._refused(backend, backend.connect_failures, error.reason)
         self._count_bad(backend, self.clock())
+
+    def doubt(self, backend: Backend, refused: int) -> None:
+        """Another worker's request met a closed door there, and `refused` of its connections in a
+        row were: the same follows as here. What it counted is told apart from this."""
+        if self._backends.get(backend.name) is not backend or not backend.healthy:
+            return
+        backend.doubted_at = self.clock()
+        self.on_doubt(backend)
+        if refused >= self.health.fall:
+            self._refused(backend, refused, ConnectFailedError.reason)
+
+    def _refused(self, backend: Backend, number: int, reason: str) -> None:
+        backend.probe_successes = 0
+        self._set_health(backend, False, f"{number} × {reason}", dead=True)
 
     def _count_bad(self, backend: Backend, now: float) -> None:
         """A failure is what can make an outlier; who did well meanwhile needs no look."""

@@ -18,6 +18,7 @@ from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
 from lb.scaler import Scaler
+from lb.share import Share
 from lb.site import Site, manner_of
 from lb.tasks import cancel, spawn
 
@@ -31,8 +32,12 @@ LOOK_S: Final = 0.05
 MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand], Callable[[], Manner]], Scaler]
 
 
+WHOLE: Final = Share()
+
+
 class Served:
-    """Raises TlsError where a file that the configuration names cannot be used."""
+    """`share` is this process's part of the limits; its machines go by the whole. Raises TlsError
+    where a file that the configuration names cannot be used."""
 
     def __init__(
         self,
@@ -43,8 +48,12 @@ class Served:
         pages: ErrorPages,
         secret: bytes,
         make_scaler: MakeScaler,
+        share: Share = WHOLE,
     ) -> None:
         self.name = name
+        self._config = config
+        self._share = share
+        config = share.service(config)
         manner = manner_of(config)
         self.pool = pool = Pool.from_config(name, config)
         self.site = Site(name, config, proxy, pool, counters(pool), secret=secret, pages=pages)
@@ -76,7 +85,7 @@ class Served:
 
     def scale(self, opening: asyncio.Task[None]) -> None:
         """Let its machines be what the configuration says: start, go on, or retire them."""
-        config, scaler = self.site.config, self.scaler
+        config, scaler = self._config, self.scaler
         if config.vm is None:
             if scaler is not None:
                 scaler.retire()
@@ -129,7 +138,8 @@ class Served:
         """Go on with these settings; what was learned stays. Raises TlsError, and then nothing has
         changed."""
         manner = manner_of(config)
-        self.site.configure(config, proxy, pages)
+        self.site.configure(self._share.service(config), proxy, pages)
+        self._config = config
         self.prober.manner = manner
         self._tried = []
 
@@ -150,7 +160,8 @@ class Served:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
         # asked now and again: telling it would cost every request of every service
-        while self.site.counters.in_flight and loop.time() < until:  # noqa: ASYNC110
+        counters = self.site.counters
+        while counters.in_flight + counters.elsewhere.in_flight and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         for backend in self.pool:
             if backend.vm is None:
