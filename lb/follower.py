@@ -16,15 +16,19 @@ from lb.change import Aspect
 from lb.config_service import BackendConfig, ServiceConfig
 from lb.pool import Pool
 from lb.pool_state import BackendState, PoolState, time_of
+from lb.share import WHOLE, Share
 
 
 class Follower(Pool):
-    """The pool of `service` before it was told of any backend. `version` is that of the state it
-    follows. `ids` are the first process's numbers of its backends; who left stays there until
-    `forget`, for what is still to be reported of it."""
+    """The pool of `service` on the worker of this share, before it was told of any backend.
 
-    def __init__(self, service: str, config: ServiceConfig) -> None:
+    `version` is that of the state it follows. `ids` are the first process's numbers of its backends;
+    who left stays there until `forget`, for what is still to be reported of it.
+    """
+
+    def __init__(self, service: str, config: ServiceConfig, share: Share = WHOLE) -> None:
         super().__init__(service, policy_named(config.policy, config.hash), config.health)
+        self._share = share
         self.version = 0
         self.awaited_s = 0.0
         self.ids: dict[int, Backend] = {}
@@ -43,7 +47,7 @@ class Follower(Pool):
         for number, backend in tuple(self.ids.items()):
             if number not in told and backend.lifecycle is not Lifecycle.GONE:
                 self._leave(backend, Reason.CRASHED if number in lost else Reason.OPERATOR)
-        for one in state.backends:
+        for one in state.backends if self.ids else self._rotated(state.backends):
             self._take(one)
         # doubts may have ended, and how long it is worth waiting may have changed, without a flip
         self.on_room()
@@ -55,6 +59,12 @@ class Follower(Pool):
 
     def id_of(self, backend: Backend) -> int | None:
         return self._id_of.get(backend)
+
+    def _rotated(self, backends: Sequence[BackendState]) -> Sequence[BackendState]:
+        """Each worker begins at another place: where all are idle, they would otherwise all send
+        their first request to the same backend."""
+        start = len(backends) * self._share.number // self._share.of
+        return *backends[start:], *backends[:start]
 
     # ── one backend ──────────────────────────────────────────────────────────────────────────
 
@@ -72,8 +82,9 @@ class Follower(Pool):
             backend.available_since = since
             self._stale()
         backend.doubted_at = max(backend.doubted_at, time_of(one.doubted_at))
-        if backend.doubted_at <= time_of(one.well_at):
+        if NEVER < backend.doubted_at <= time_of(one.well_at):
             backend.doubted_at = NEVER
+            backend.connect_failures = 0
         backend.refusals = int(one.refused)
         self._walk(backend, Lifecycle(one.lifecycle), one)
 

@@ -337,6 +337,7 @@ class Pool(Membership):
         if self._backends.get(backend.name) is not backend or not backend.healthy:
             return
         backend.doubted_at = self.clock()
+        backend.connect_failures = max(backend.connect_failures, refused)
         self.on_doubt(backend)
         if refused >= self.health.fall:
             self._refused(backend, refused, ConnectFailedError.reason)

@@ -18,7 +18,7 @@ from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
 from lb.scaler import Scaler
-from lb.share import Share
+from lb.share import WHOLE, Share
 from lb.site import Site, manner_of
 from lb.tasks import cancel, spawn
 
@@ -30,9 +30,6 @@ LOOK_S: Final = 0.05
 """How often a service that leaves is asked whether its last request has ended."""
 
 MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand], Callable[[], Manner]], Scaler]
-
-
-WHOLE: Final = Share()
 
 
 class Served:

@@ -7,6 +7,7 @@ backend that may run one request still gets it from each worker, so two workers 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from lb.config import ProxyConfig, ServiceConfig
 
@@ -45,3 +46,7 @@ class Share:
                 "upstream_connections": self.count(config.upstream_connections),
             }
         )
+
+
+WHOLE: Final = Share()
+"""Of one worker: all of it."""

@@ -11,7 +11,7 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from lb.address import cannot_listen, split_address
@@ -47,16 +47,20 @@ def bind(address: str, *, shared: bool = False) -> list[socket.socket]:
     return bound
 
 
-def beside(one: socket.socket) -> socket.socket:
-    """Another socket that listens where this one does, if that was bound `shared`: the kernel deals
-    new connections out to both. Raises OSError."""
-    other = _bound(one.family, one.type, one.proto, one.getsockname(), shared=True)
+def beside(ours: Iterable[socket.socket], address: str) -> list[socket.socket]:
+    """Another socket for each of these, that listens where it does, if that was bound `shared`: the
+    kernel deals new connections out to both. `address` is how it is configured. Raises ListenError,
+    and then leaves none behind."""
+    bound: list[socket.socket] = []
     try:
-        other.listen(BACKLOG)
-    except OSError:
-        other.close()
-        raise
-    return other
+        for one in ours:
+            other = _bound(one.family, one.type, one.proto, one.getsockname(), shared=True)
+            bound.append(other)
+            other.listen(BACKLOG)
+    except OSError as error:
+        close(bound)
+        raise cannot_listen(address, error, "proxy.listen") from error
+    return bound
 
 
 def _bound(

@@ -85,14 +85,12 @@ class Worker:
                 message, came = await self._link.receive()
                 await self._take(message, came)
         except LinkClosedError:
-            pass
-        finally:
-            await cancel(reporting)
             if self._ending is None:
                 log.warning("the first process is gone: what runs may finish, then this one ends")
-                self._end(self._config.proxy.shutdown_grace)
-            if self._ending is not None:
-                await asyncio.wait([self._ending])
+                self._ending = self._end(self._config.proxy.shutdown_grace)
+            await asyncio.wait([self._ending])
+        finally:
+            await cancel(reporting)
 
     async def _take(self, message: Message, came: list[socket.socket]) -> None:
         match message["kind"]:
@@ -103,7 +101,7 @@ class Worker:
             case "drop":
                 self._drop(message["service"])
             case "stop" if self._ending is None:
-                self._end(message["grace_s"])
+                self._ending = self._end(message["grace_s"])
             case "hurry" if self._server is not None:
                 self._server.hurry()
 
@@ -140,7 +138,7 @@ class Worker:
     async def _apply(self, config: Config, share: Share, message: Mapping[str, Any]) -> None:
         pages = await asyncio.to_thread(config_file.read_files, config)
         proxy = share.proxy(config.proxy)
-        for name, part in config.service.items():
+        for name in config.service:
             if name not in self._services:
                 self._begin(name, message["serials"][name], share, config, pages[name])
         for state in message["pools"]:
@@ -166,7 +164,7 @@ class Worker:
         self, name: str, serial: int, share: Share, config: Config, pages: ErrorPages
     ) -> None:
         part = share.service(config.service[name])
-        pool = Follower(name, part)
+        pool = Follower(name, part, share)
         counters = RequestMetrics(name)
         site = Site(name, part, config.proxy, pool, counters, secret=self._secret, pages=pages)
         site.line.awaited = lambda: pool.awaited_s
@@ -190,8 +188,8 @@ class Worker:
                 self._server.cut(followed.site)
             followed.site.close()
 
-    def _end(self, grace_s: float) -> None:
-        self._ending = spawn(self._finish(grace_s), name="stopping")
+    def _end(self, grace_s: float) -> asyncio.Task[None]:
+        return spawn(self._finish(grace_s), name="stopping")
 
     async def _finish(self, grace_s: float) -> None:
         if self._server is not None:
@@ -308,7 +306,7 @@ def main(arguments: list[str]) -> int:
     try:
         uvloop.run(_serve(socket.socket(fileno=int(end)), Path(home), int(number)))
     except (ConfigError, LbError) as error:
-        log.error("worker %d cannot serve: %s", int(number) + 1, error)
+        log.critical("worker %d cannot serve: %s", int(number) + 1, error)
         return 1
     return 0
 

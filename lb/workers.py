@@ -19,7 +19,6 @@ from typing import Final
 
 from autoscale.model import Happening, Reason
 from lb import sockets, worker_process
-from lb.address import cannot_listen
 from lb.config import Config
 from lb.errors import ListenError
 from lb.lead import Lead, Peer
@@ -93,7 +92,7 @@ class Workers:
         self._server = server
         self._lead = lead
         self._note = note
-        self._config: Config | None = None
+        self._config = Config()
         self._places = [_Place(n) for n in range(1, number)]
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
@@ -188,7 +187,6 @@ class Workers:
             why = await self._run(place)
             if self._ending.is_set():
                 return
-            await self._mind(place)
             failures = 1 if clock() - began >= STEADY_S else failures + 1
             self.replaced += 1
             words = f"{place.name} died: {why}; the others serve, another one is started"
@@ -227,6 +225,8 @@ class Workers:
         place.given.clear()
         self._lead.part(peer)
         link.close()
+        if not self._ending.is_set():
+            await self._mind(place)
         code = await _ended(process, kill=bool(why))
         return why or worker_process.end_in_words(code)
 
@@ -253,7 +253,6 @@ class Workers:
                     log.info("%s serves, process %d", place.name, place.pid)
 
     def _send_settings(self, place: _Place, link: Link) -> None:
-        assert self._config is not None
         fresh = {
             address: held for address, held in place.sockets.items() if address not in place.given
         }
@@ -277,16 +276,8 @@ class Workers:
         for address in [address for address in place.sockets if address not in bound]:
             sockets.close(place.sockets.pop(address))
         for address, ours in bound.items():
-            if address in place.sockets:
-                continue
-            fresh: list[socket.socket] = []
-            try:
-                for one in ours:
-                    fresh.append(sockets.beside(one))
-            except OSError as error:
-                sockets.close(fresh)
-                raise cannot_listen(address, error, "proxy.listen") from error
-            place.sockets[address] = fresh
+            if address not in place.sockets:
+                place.sockets[address] = sockets.beside(ours, address)
 
     async def _mind(self, place: _Place) -> None:
         place.unmind()
