@@ -22,8 +22,8 @@ from lb.share import WHOLE, Share
 class Follower(Pool):
     """The pool of `service` on the worker of this share, before it was told of any backend.
 
-    `version` is that of the state it follows. `ids` are the first process's numbers of its backends;
-    who left stays there until `forget`, for what is still to be reported of it.
+    `version` is that of the state it follows. `ids` are the first process's numbers of its
+    backends; who left stays there until `forget`, for what is still to be reported of it.
     """
 
     def __init__(self, service: str, config: ServiceConfig, share: Share = WHOLE) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import uvloop
 
-from lb import config_file, counted
+from lb import config_file, counted, sockets
 from lb.backend import Backend, Lifecycle
 from lb.config import Config, ConfigError
 from lb.counted import Count, Elsewhere
@@ -91,6 +91,8 @@ class Worker:
             await asyncio.wait([self._ending])
         finally:
             await cancel(reporting)
+            for held in self._sockets.values():
+                sockets.close(held)
 
     async def _take(self, message: Message, came: list[socket.socket]) -> None:
         match message["kind"]:

@@ -1,4 +1,4 @@
-"""A pool that is told who belongs to it: it becomes what the newest state says and judges nobody."""
+"""A pool that is told who belongs to it: it becomes what the newest state says, judges nobody."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests import test_service
 from tests.fake_backend import Exchange, FakeBackend
 from tests.proxy_harness import PATIENCE_S, Answer, Client, _of_fakes, until
 from tests.test_reload import Held, client, config, get, named, serving
+from tests.test_worker import closed
 
 SLOW = "/slow"
 
@@ -79,7 +81,7 @@ async def connected(balancer: Balancer, *numbers: int) -> AsyncIterator[list[Cli
             before = arrived(balancer)
             await one.request("GET", "/")
             await one.answer()
-            await until(lambda before=before: sum(arrived(balancer)) > sum(before))
+            await until(partial(lambda old: sum(arrived(balancer)) > old, sum(before)))
             (number,) = [
                 n for n, (old, new) in enumerate(zip(before, arrived(balancer), strict=True))
                 if new > old
@@ -216,9 +218,10 @@ async def test_no_connection_is_refused_while_one_dies_again_and_again(tmp_path:
         for _ in range(2):
             (pid,) = balancer.workers.pids
             os.kill(pid, signal.SIGSTOP)
-            await until(lambda pid=pid: state_of(pid) == "T")  # what comes now waits in its socket
+            await until(partial(lambda stopped: state_of(stopped) == "T", pid))
+            # what comes to it now waits in its socket
             waiting = [asyncio.ensure_future(get(balancer)) for _ in range(20)]
-            await until(lambda tasks=waiting: any(task.done() for task in tasks))
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)
             os.kill(pid, signal.SIGKILL)
             assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
@@ -493,30 +496,14 @@ async def test_a_stop_lets_every_workers_requests_finish(tmp_path: Path) -> None
                 await one.request("GET", SLOW)
             await until(lambda: held.asked == 2)
             stopping = asyncio.ensure_future(balancer.stop())
-            host, port = split_address(balancer.addresses[0])
-
-            async def closed() -> None:
-                while True:
-                    try:
-                        _, writer = await asyncio.open_connection(host, port)
-                    except ConnectionError:
-                        return
-                    writer.close()
-
-            async with asyncio.timeout(PATIENCE_S):
-                await closed()
+            await closed(*split_address(balancer.addresses[0]))
             assert not stopping.done()
             held.go.set()
             for one in ones:
                 assert (await one.answer()).status == 200
                 assert await one.ended()
             await stopping
-            assert metric(balancer, OK) == sum(arrived_at_the_end(balancer))
-
-
-def arrived_at_the_end(balancer: Balancer) -> list[int]:
-    """No worker is left: all of it is the sum's."""
-    return [balancer._services["web"].site.counters.arrived]
+            assert metric(balancer, OK) == balancer._services["web"].site.counters.arrived
 
 
 async def test_told_to_hurry_they_cut_what_runs(tmp_path: Path) -> None:
