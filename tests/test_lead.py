@@ -21,8 +21,9 @@ from lb.metrics import NOWHERE, Metrics, RequestMetrics
 from lb.pool import Pool, Report
 from lb.pool_state import PoolState
 from lb.site import Site
-from tests.pools import event, make, probe
+from tests.pools import Clock, event, make, probe
 from tests.pools import join as join_pool
+from tests.proxy_harness import until
 
 
 @dataclass
@@ -107,7 +108,7 @@ def stage(*names: str, awaited: float = 0.0) -> Stage:
     metrics = Metrics()
     site = Site("web", ServiceConfig(), ProxyConfig(), pool, metrics.service(pool))
     site.line.awaited = lambda: awaited
-    lead = Lead(metrics.unrouted)
+    lead = Lead(metrics.unrouted, Clock())
     lead.follow(site)
     return Stage(pool, site, lead, metrics)
 
@@ -203,6 +204,22 @@ async def test_a_weight_and_longer_waiting_are_told_at_the_next_beat() -> None:
     assert one.newest.awaited_s == 8.0
 
 
+async def test_after_a_state_that_took_long_to_tell_the_next_waits_its_turn() -> None:
+    ticks = iter(range(1000))
+    on = stage("a")
+    on.lead._clock = lambda: next(ticks) / 100  # each look at it takes 10 ms
+    one = Other(on.lead)
+    drain(on.pool, "a")
+    await asyncio.sleep(0)
+    assert one.newest.backends[0].lifecycle == "draining"
+    on.pool.ready("a")
+    on.pool.add_static("b:80", name="b")
+    await asyncio.sleep(0)
+    assert len(one.newest.backends) == 1
+    await until(lambda: len(one.newest.backends) == 2)
+    assert len(one.messages) == 3, "two changes, one state"
+
+
 async def test_ejections_stay_at_home() -> None:
     on = stage("a", "b", "c")
     one = Other(on.lead)
@@ -287,6 +304,21 @@ async def test_one_that_dies_holds_no_drain_up_and_one_that_has_just_come_does()
     assert on.running("a") == 1
     late.report()
     assert on.running("a") == 0
+
+
+async def test_a_drain_after_the_settings_of_a_newcomer_is_not_taken_for_known() -> None:
+    on = stage("a")
+    one = Other(on.lead, 1)
+    join_pool(on.pool, "b")
+    two = Other(on.lead, 2)
+    drain(on.pool, "a")
+    two.report()
+    one.report()
+    assert on.running("a") == 2
+    await asyncio.sleep(0)
+    two.report()
+    assert on.running("a") == 1
+    assert two.newest.backends[0].lifecycle == "draining"
 
 
 async def test_a_drain_taken_back_and_begun_again_is_a_new_one() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from autoscale.host import Hypervisor
+from lb import worker_process
 from lb.address import split_address
 from lb.config import Config
 from lb.errors import ListenError
@@ -316,6 +319,50 @@ def state_of(pid: int) -> str:
     except FileNotFoundError:
         return "X"
     return stat.rpartition(")")[2].split()[0]
+
+
+async def test_one_that_hangs_is_killed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with named("a") as (a,), running(tmp_path, with_workers(2, web=[a.address])) as balancer:
+        await serving(balancer)
+        (pid,) = balancer.workers.pids
+        monkeypatch.setattr("lb.workers.SILENT_S", 1.0)
+        peer = balancer._lead.peers[0]
+        balancer.drain("web", a.address)
+        # the wait for its report, which has come, went by the patience of before
+        await until(lambda: peer.applied == balancer._lead.version)
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: state_of(pid) in "XZ")
+        await until(lambda: balancer.workers.serving == 2)
+        (died,) = [e for e in balancer.journal._recent if e.kind == "worker.died"]
+        assert "was killed" in died.message
+
+
+async def test_one_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = worker_process.start, iter([True, True, False])
+
+    async def poor(end: socket.socket, home: Path, number: int) -> asyncio.subprocess.Process:
+        if next(refusals):
+            raise OSError(errno.EAGAIN, "too many processes")
+        return await start(end, home, number)
+
+    monkeypatch.setattr(worker_process, "start", poor)
+    async with named("a") as (a,), running(tmp_path, with_workers(2, web=[a.address])) as balancer:
+        await serving(balancer)
+        assert metric(balancer, "lb_worker_restarts_total") == 2
+        async with connected(balancer, 0, 1) as ones:
+            for one in ones:
+                assert (await ask(one)).body == b"a"
+
+
+def test_how_one_ended_is_said_in_words() -> None:
+    words = [worker_process.end_in_words(code) for code in (3, -signal.SIGKILL, -64)]
+    assert words == [
+        "it ended with status 3", "it was killed by SIGKILL", "it was killed by SIGRTMAX",
+    ]  # fmt: skip
 
 
 def test_who_dies_of_its_start_is_started_ever_later() -> None:
