@@ -138,7 +138,7 @@ class WaitingLine:
         if self.limit is None or pool.in_flight < self.limit():
             return False
         # Where there is no backend, that is the answer, not the limit.
-        return bool(pool.available) or pool.none_available == "try_anyway"
+        return pool.offers
 
     # ── in and out ───────────────────────────────────────────────────────────────────────────
 
