@@ -11,24 +11,28 @@ from collections.abc import Sequence
 
 from autoscale.model import Reason
 from lb.backend import NEVER, Backend, Lifecycle
-from lb.balance import policy_named
 from lb.change import Aspect
 from lb.config_service import BackendConfig, ServiceConfig
+from lb.least_together import policies_of
 from lb.pool import Pool
 from lb.pool_state import BackendState, PoolState, time_of
-from lb.share import WHOLE, Share
+from lb.tally import Tally
 
 
 class Follower(Pool):
-    """The pool of `service` on the worker of this share, before it was told of any backend.
+    """The pool of `service` before it was told of any backend. `tally`: where all workers count
+    what runs.
 
     `version` is that of the state it follows. `ids` are the first process's numbers of its
     backends; who left stays there until `forget`, for what is still to be reported of it.
     """
 
-    def __init__(self, service: str, config: ServiceConfig, share: Share = WHOLE) -> None:
-        super().__init__(service, policy_named(config.policy, config.hash), config.health)
-        self._share = share
+    def __init__(self, service: str, config: ServiceConfig, tally: Tally | None = None) -> None:
+        self._tally = tally
+        self._slots: dict[object, int] = {}
+        policies = policies_of(tally, self._slots.get)
+        policy = policies(config.policy, config.hash)
+        super().__init__(service, policy, config.health, policies=policies)
         self.version = 0
         self.awaited_s = 0.0
         self.ids: dict[int, Backend] = {}
@@ -47,7 +51,7 @@ class Follower(Pool):
         for number, backend in tuple(self.ids.items()):
             if number not in told and backend.lifecycle is not Lifecycle.GONE:
                 self._leave(backend, Reason.CRASHED if number in lost else Reason.OPERATOR)
-        for one in state.backends if self.ids else self._rotated(state.backends):
+        for one in state.backends:
             self._take(one)
         # doubts may have ended, and how long it is worth waiting may have changed, without a flip
         self.on_room()
@@ -55,16 +59,18 @@ class Follower(Pool):
 
     def forget(self, number: int) -> None:
         """Nothing is left to be told of this one."""
-        del self._id_of[self.ids.pop(number)]
+        backend = self.ids.pop(number)
+        del self._id_of[backend]
+        self._slots.pop(backend, None)
+
+    def put(self, backend: Backend) -> None:
+        """Count what runs on it for all to see: of one that may not be picked, its policy is not
+        told."""
+        if self._tally is not None and (slot := self._slots.get(backend)) is not None:
+            self._tally.put(slot, backend.in_flight)
 
     def id_of(self, backend: Backend) -> int | None:
         return self._id_of.get(backend)
-
-    def _rotated(self, backends: Sequence[BackendState]) -> Sequence[BackendState]:
-        """Each worker begins at another place: where all are idle, they would otherwise all send
-        their first request to the same backend."""
-        start = len(backends) * self._share.number // self._share.of
-        return *backends[start:], *backends[:start]
 
     # ── one backend ──────────────────────────────────────────────────────────────────────────
 
@@ -74,6 +80,8 @@ class Follower(Pool):
             backend = Backend(one.name, one.address, host=one.host, vm=one.vm, weight=one.weight)
             self.ids[one.id] = backend
             self._id_of[backend] = one.id
+            if one.slot is not None:
+                self._slots[backend] = one.slot
             self._add(backend)
         backend.host = one.host
         self._weigh(backend, one.weight)
@@ -86,6 +94,7 @@ class Follower(Pool):
             backend.doubted_at = NEVER
             backend.connect_failures = 0
         backend.refusals = int(one.refused)
+        self.put(backend)
         self._walk(backend, Lifecycle(one.lifecycle), one)
 
     def _walk(self, backend: Backend, to: Lifecycle, one: BackendState) -> None:

@@ -24,6 +24,7 @@ from lb.counted import Count, Elsewhere
 from lb.metrics import RequestMetrics
 from lb.pool_state import PoolState, states_of
 from lb.site import Site
+from lb.tally import MOST, Tally
 from lb.worker_link import Message, pack
 
 _LOST: Final = 256
@@ -73,16 +74,23 @@ class _Known:
 
 
 class Lead:
-    """`unrouted` counts what belongs to no service."""
+    """`unrouted` counts what belongs to no service, `tally` what runs on each backend on all
+    workers; None: there is one alone."""
 
     def __init__(
-        self, unrouted: RequestMetrics, clock: Callable[[], float] = time.monotonic
+        self,
+        unrouted: RequestMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        tally: Tally | None = None,
     ) -> None:
         self.version = 0
         self.peers: list[Peer] = []
         self.dropped = 0
         """Lines of the access log that other workers lost."""
         self._clock = clock
+        self._tally = tally
+        self._slots: dict[object, int] = {}
+        self._free_slots = list(range(MOST)) if tally is not None else []
         self._unrouted = unrouted
         self._services: dict[str, _Known] = {}
         self._serial = _UNROUTED
@@ -95,6 +103,12 @@ class Lead:
         self._free_at = 0.0
         """When the next states may be told, after some that took long."""
         self._news = asyncio.Event()
+
+    def close(self) -> None:
+        """Nobody is told anything any more."""
+        tally, self._tally = self._tally, None
+        if tally is not None:
+            tally.close()
 
     # ── services ─────────────────────────────────────────────────────────────────────────────
 
@@ -149,6 +163,8 @@ class Lead:
         """It is dead: nothing runs there any more. What it counted stays counted."""
         if peer in self.peers:
             self.peers.remove(peer)
+            if self._tally is not None:
+                self._tally.died(peer.number)
             self._recount_all()
             self._news.set()
 
@@ -171,6 +187,18 @@ class Lead:
             site = known.site
             if known.edition != site.pool.edition or known.awaited_s != site.line.awaited():
                 self._mark(known)
+            for backend in site.pool:
+                if not backend.available:
+                    self._put(backend)
+
+    def slot_of(self, backend: object) -> int | None:
+        """Where all workers count what runs on this one; None: nowhere."""
+        return self._slots.get(backend)
+
+    def _put(self, backend: Backend) -> None:
+        """What ends on one that may not be picked, its policy is not told of."""
+        if self._tally is not None and (slot := self._slots.get(backend)) is not None:
+            self._tally.put(slot, backend.in_flight)
 
     def _flush(self) -> None:
         """Tell the peers all that changed."""
@@ -214,7 +242,7 @@ class Lead:
             known.version,
             known.site.name,
             known.awaited_s,
-            states_of(pool, known.ids.__getitem__, known.well_at, known.dead),
+            states_of(pool, known.ids.__getitem__, known.well_at, self.slot_of, known.dead),
             tuple(known.lost),
         )
 
@@ -223,6 +251,8 @@ class Lead:
         number = self._next_id
         known.ids[backend] = known.by_name[backend.name] = number
         self._backends[number] = (known, backend)
+        if self._free_slots:
+            self._slots[backend] = self._free_slots.pop()
 
     def _flipped(self, known: _Known, change: Change) -> None:
         backend = known.site.pool.get(change.backend)
@@ -232,6 +262,7 @@ class Lead:
         if number is None or change.aspect is Aspect.EJECTION:
             return  # each worker judges by what its own requests met
         version = self._mark(known)
+        self._put(self._backends[number][1])
         if change.aspect is Aspect.HEALTH:
             if change.dead:
                 known.dead.add(number)
@@ -349,6 +380,9 @@ class Lead:
     def _forget_backend(self, number: int) -> None:
         known, backend = self._backends.pop(number)
         backend.elsewhere = 0
+        if (slot := self._slots.pop(backend, None)) is not None and self._tally is not None:
+            self._tally.free(slot)
+            self._free_slots.append(slot)
         self._closed.pop(number, None)
         known.well_at.pop(number, None)
         known.doubted.pop(number, None)

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from autoscale.model import Answers, Reason
 from lb.backend import NEVER, Backend, Lifecycle
-from lb.balance import policy_named
+from lb.balance import Policies, policy_named
 from lb.change import Aspect
 from lb.change import Change as Change
 from lb.change import Report as Report
@@ -65,7 +65,7 @@ class Pool(Membership):
     """The backends of one service.
 
     `health` supplies the rise and fall counts. `max_in_flight` is each backend's limit. `clock` is
-    monotonic seconds. `rng` only breaks ties and spreads load.
+    monotonic seconds. `rng` only breaks ties and spreads load. `policies` makes policies.
     """
 
     def __init__(
@@ -76,8 +76,10 @@ class Pool(Membership):
         clock: Callable[[], float] = time.monotonic,
         rng: Rng | None = None,
         max_in_flight: int = sys.maxsize,
+        policies: Policies = policy_named,
     ) -> None:
         super().__init__(service, clock)
+        self._policies = policies
         # settings; `configure` changes them
         self.policy = policy
         self.health = health
@@ -110,9 +112,11 @@ class Pool(Membership):
         config: ServiceConfig,
         clock: Callable[[], float] = time.monotonic,
         rng: Rng | None = None,
+        policies: Policies = policy_named,
     ) -> Pool:
         """A pool with the configured policy, rules and static backends."""
-        pool = cls(service, policy_named(config.policy, config.hash), config.health, clock, rng)
+        policy = policies(config.policy, config.hash)
+        pool = cls(service, policy, config.health, clock, rng, policies=policies)
         pool.configure(config)
         return pool
 
@@ -121,7 +125,7 @@ class Pool(Membership):
         them and their requests; a policy that stays keeps its turn."""
         if self._policy_from != (config.policy, config.hash):
             self._policy_from = (config.policy, config.hash)
-            self.policy = policy_named(config.policy, config.hash)
+            self.policy = self._policies(config.policy, config.hash)
         if config.outlier.window != self.outlier.window:
             for backend in self:
                 backend.record.measure(config.outlier.window)

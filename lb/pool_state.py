@@ -35,6 +35,8 @@ class BackendState:
     """The last probe was answered by a certain no, or the last connections were refused."""
     well_at: float | None
     """When the last probe that went well was sent: doubts from before are answered by it."""
+    slot: int | None
+    """Where all workers count what runs on it (`tally`); None: nowhere."""
     dead: bool
     """It is unhealthy because it answers nobody: what runs on it will not end well."""
 
@@ -78,6 +80,7 @@ def states_of(
     backends: Iterable[Backend],
     id_of: Callable[[Backend], int],
     well_at: Mapping[int, float],
+    slot_of: Callable[[Backend], int | None],
     dead: Iterable[int],
 ) -> tuple[BackendState, ...]:
     """`well_at` by id; `dead`: ids of those that are unhealthy because they answer nobody."""
@@ -99,6 +102,7 @@ def states_of(
                 known(backend.doubted_at),
                 bool(backend.refusals or backend.connect_failures),
                 well_at.get(number),
+                slot_of(backend),
                 number in silent and not backend.healthy,
             )
         )

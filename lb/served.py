@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from autoscale.model import Demand
+from lb.balance import Policies, policy_named
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.health import Prober
@@ -46,13 +47,14 @@ class Served:
         secret: bytes,
         make_scaler: MakeScaler,
         share: Share = WHOLE,
+        policies: Policies = policy_named,
     ) -> None:
         self.name = name
         self._config = config
         self._share = share
         config = share.service(config)
         manner = manner_of(config)
-        self.pool = pool = Pool.from_config(name, config)
+        self.pool = pool = Pool.from_config(name, config, policies=policies)
         self.site = Site(name, config, proxy, pool, counters(pool), secret=secret, pages=pages)
         self.prober = Prober(pool)
         self.prober.manner = manner

@@ -35,6 +35,7 @@ from lb.hosts import Hosts
 from lb.installation import Installation
 from lb.journal import Journal
 from lb.lead import Lead
+from lb.least_together import policies_of
 from lb.listener import ProxyServer
 from lb.metrics import Metrics
 from lb.pool import Change, Pool
@@ -48,6 +49,7 @@ from lb.served import Served
 from lb.share import Share
 from lb.site import Site
 from lb.strays import Strays
+from lb.tally import Tally
 from lb.tasks import cancel, spawn
 from lb.workers import Workers
 
@@ -89,8 +91,10 @@ class Balancer(FleetOrders):
         self._token = access.ensure_token(self._home)
         # what signs sessions must outlive the process, as the token does
         self._secret = hmac.digest(self._token.encode(), b"sticky sessions", "sha256")
-        self._share = Share(0, config.proxy.workers)
-        self._lead = Lead(self._metrics.unrouted)
+        workers = config.proxy.workers
+        self._share = Share(0, workers)
+        self._tally = Tally.make(workers) if workers > 1 else None
+        self._lead = Lead(self._metrics.unrouted, tally=self._tally)
         pages = config_file.read_files(config)
         self._services.update({n: self._make(n, config, pages) for n in config.service})
         self._server = ProxyServer(
@@ -99,12 +103,12 @@ class Balancer(FleetOrders):
             routes_of(config),
             home=self._home,
             counters=self._metrics.unrouted,
-            bind=partial(sockets.bind, shared=config.proxy.workers > 1),
+            bind=partial(sockets.bind, shared=workers > 1),
         )
-        self._workers = Workers(
-            config.proxy.workers, self._home, self._secret, self._server, self._lead, self._note
-        )
-        self._metrics.workers(self._workers.counts)
+        self.workers = Workers(
+            workers, self._home, self._secret, self._server, self._lead, self._tally, self._note
+        )  # fmt: skip
+        self._metrics.workers(self.workers.counts)
         self._metrics.access_log(lambda: self._server.proxy.access_log.dropped + self._lead.dropped)
         self._guests = GuestView(self._guest_addresses)
         self._strays = Strays(self._hosts.by_name, lambda: self.controllers, self._note)
@@ -127,6 +131,7 @@ class Balancer(FleetOrders):
             self._secret,
             self._make_scaler,
             self._share,
+            policies_of(self._tally, self._lead.slot_of),
         )
         served.pool.subscribe(lambda change: self._pool_changed(served, change))
         self._lead.follow(served.site)
@@ -173,7 +178,7 @@ class Balancer(FleetOrders):
             try:
                 await self._server.start()
                 await self._admin.start()
-                await self._workers.start(self.config)
+                await self.workers.start(self.config)
             except BaseException:
                 await self._stop_serving(0)
                 await self._stop_rest()
@@ -198,7 +203,7 @@ class Balancer(FleetOrders):
     def hurry(self) -> None:
         """While stopping: cut the requests that are still running."""
         self._server.hurry()
-        self._workers.hurry()
+        self.workers.hurry()
 
     async def stop(self, *, retire_vms: bool = False) -> None:
         """Finish the requests, then let go of the VMs: they live on unless they are to be retired.
@@ -217,7 +222,7 @@ class Balancer(FleetOrders):
         await self._hosts.close()
 
     async def _stop_serving(self, grace_s: float) -> None:
-        stopped, _ = await asyncio.gather(self._server.stop(grace_s), self._workers.stop(grace_s))
+        stopped, _ = await asyncio.gather(self._server.stop(grace_s), self.workers.stop(grace_s))
         if stopped.cut:
             log.warning("running requests that were cut: %d", len(stopped.cut))
 
@@ -240,6 +245,7 @@ class Balancer(FleetOrders):
         await self._series.stop()
         for served in self._services.values():
             await served.close()
+        self._lead.close()
         await self._guests.stop()
         if self._admin is not None:
             await self._admin.stop()
@@ -323,7 +329,7 @@ class Balancer(FleetOrders):
         if self._hosts.opening is not None:
             fixed["hypervisor"] = self.config.hypervisor
         self.config = config.model_copy(update=fixed)
-        await self._workers.configure(self.config)
+        await self.workers.configure(self.config)
         for name, served in before.items():
             if name not in config.service and not served.leaving:
                 self._leave(served)
@@ -421,11 +427,6 @@ class Balancer(FleetOrders):
     def urls(self) -> tuple[str, ...]:
         """The same as a client would write them."""
         return self._server.urls
-
-    @property
-    def workers(self) -> Workers:
-        """The other processes that serve."""
-        return self._workers
 
     @property
     def host_infos(self) -> dict[str, HostInfo]:

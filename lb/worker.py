@@ -35,6 +35,7 @@ from lb.pool_state import PoolState, known
 from lb.routes import routes_of
 from lb.share import Share
 from lb.site import Site
+from lb.tally import Tally
 from lb.tasks import cancel, spawn
 from lb.worker_link import Link, LinkClosedError, Message, pack
 
@@ -58,12 +59,15 @@ class _Followed:
 
 
 class Worker:
-    """Worker `number`, from 0, that is told what to do on `link`."""
+    """Worker `number`, from 0, that is told what to do on `link`. `tally_file` is behind what all
+    workers count together; -1: they do not."""
 
-    def __init__(self, link: Link, home: Path, number: int) -> None:
+    def __init__(self, link: Link, home: Path, number: int, tally_file: int = -1) -> None:
         self._link = link
         self._home = home
         self._number = number
+        self._tally_file = tally_file
+        self._tally: Tally | None = None
         self._version = 0
         self._config = Config()
         self._secret = b""
@@ -121,6 +125,8 @@ class Worker:
         self._secret = bytes.fromhex(message["secret"])
         config = Config.model_validate_json(message["config"])
         share = Share(self._number, message["of"])
+        if self._tally is None and self._tally_file >= 0:
+            self._tally = Tally(self._tally_file, share.number, share.of)
         first = self._server is None
         try:
             await self._apply(config, share, message)
@@ -166,7 +172,7 @@ class Worker:
         self, name: str, serial: int, share: Share, config: Config, pages: ErrorPages
     ) -> None:
         part = share.service(config.service[name])
-        pool = Follower(name, part, share)
+        pool = Follower(name, part, self._tally)
         counters = RequestMetrics(name)
         site = Site(name, part, config.proxy, pool, counters, secret=self._secret, pages=pages)
         site.line.awaited = lambda: pool.awaited_s
@@ -278,6 +284,7 @@ def _of_backends(followed: _Followed) -> Message:
         )  # fmt: skip
         before, told = followed.backends_told.get(number, (None, {}))
         if mark != before:
+            followed.pool.put(backend)
             totals = counted.of_backend(backend)
             followed.backends_told[number] = mark, totals
             found[str(number)] = {
@@ -291,12 +298,12 @@ def _of_backends(followed: _Followed) -> Message:
     return found
 
 
-async def _serve(end: socket.socket, home: Path, number: int) -> None:
-    await Worker(Link(end), home, number).run()
+async def _serve(end: socket.socket, home: Path, number: int, tally_file: int) -> None:
+    await Worker(Link(end), home, number, tally_file).run()
 
 
 def main(arguments: list[str]) -> int:
-    """`lb.worker FD HOME NUMBER`, as `worker_process` starts it."""
+    """`lb.worker FD HOME NUMBER TALLY`, as `worker_process` starts it."""
     from lb.commands.serve import log_to_stderr
 
     gc.disable()  # until it serves: all that is imported stays
@@ -304,9 +311,9 @@ def main(arguments: list[str]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     log_to_stderr("info")
-    end, home, number = arguments
+    end, home, number, tally = arguments
     try:
-        uvloop.run(_serve(socket.socket(fileno=int(end)), Path(home), int(number)))
+        uvloop.run(_serve(socket.socket(fileno=int(end)), Path(home), int(number), int(tally)))
     except (ConfigError, LbError) as error:
         log.critical("worker %d cannot serve: %s", int(number) + 1, error)
         return 1

@@ -14,12 +14,17 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from lb.tally import Tally
+
 _ROOT: Final = Path(__file__).resolve().parent.parent
 """Where our packages are, wherever the process was started."""
 
 
-async def start(end: socket.socket, home: Path, number: int) -> asyncio.subprocess.Process:
+async def start(
+    end: socket.socket, home: Path, number: int, tally: Tally | None
+) -> asyncio.subprocess.Process:
     """Worker `number`, from 0, with `end` of the socket pair for its link. Raises OSError."""
+    file = tally.file if tally is not None else -1
     paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -29,7 +34,8 @@ async def start(end: socket.socket, home: Path, number: int) -> asyncio.subproce
         str(end.fileno()),
         str(home),
         str(number),
-        pass_fds=(end.fileno(),),
+        str(file),
+        pass_fds=tuple(one for one in (end.fileno(), file) if one >= 0),
         stdin=asyncio.subprocess.DEVNULL,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},

@@ -23,6 +23,7 @@ from lb.config import Config
 from lb.errors import ListenError
 from lb.lead import Lead, Peer
 from lb.listener import ProxyServer
+from lb.tally import Tally
 from lb.tasks import spawn
 from lb.worker_link import Link, LinkClosedError, Message, pack
 
@@ -73,8 +74,8 @@ class _Place:
 
 
 class Workers:
-    """All but the first: `number` counts it too. `secret` is what sessions are signed with; `note`
-    writes the journal."""
+    """All but the first: `number` counts it too. `secret` is what sessions are signed with, `tally`
+    has what all count together; `note` writes the journal."""
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class Workers:
         secret: bytes,
         server: ProxyServer,
         lead: Lead,
+        tally: Tally | None,
         note: Callable[[Happening], None],
     ) -> None:
         self.replaced = 0
@@ -91,6 +93,7 @@ class Workers:
         self._secret = secret
         self._server = server
         self._lead = lead
+        self._tally = tally
         self._note = note
         self._config = Config()
         self._places = [_Place(n) for n in range(1, number)]
@@ -200,7 +203,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         link = Link(ours)
         try:
-            process = await worker_process.start(theirs, self._home, place.number)
+            process = await worker_process.start(theirs, self._home, place.number, self._tally)
         except OSError as error:
             link.close()
             return f"it cannot be started: {error.strerror}"

@@ -23,7 +23,6 @@ from lb.errors import (
 )
 from lb.follower import Follower
 from lb.pool_state import BackendState, PoolState
-from lb.share import Share
 
 Told = dict[int, tuple[str, str, int, bool]]
 
@@ -42,6 +41,7 @@ def state(number: int = 1, **fields: Any) -> BackendState:
         "doubted_at": None,
         "refused": False,
         "well_at": None,
+        "slot": None,
         "dead": False,
         **fields,
     }
@@ -151,15 +151,6 @@ def test_static_backends_come_by_the_state_alone() -> None:
     pool.configure(ServiceConfig(policy="round_robin"))
     assert pool.policy.name == "round_robin"
     assert len(pool.available) == 1
-
-
-def test_each_worker_begins_with_another_backend() -> None:
-    firsts = set()
-    for number in range(4):
-        pool = Follower("web", ServiceConfig(policy="round_robin"), Share(number, 4))
-        pool.follow(told(1, *map(state, range(1, 9))))
-        firsts.add(pool.lease().backend.name)
-    assert len(firsts) == 4
 
 
 def test_shares_grow_from_when_the_first_process_saw_it_well() -> None:
