@@ -105,10 +105,9 @@ class Lead:
         self._news = asyncio.Event()
 
     def close(self) -> None:
-        """Nobody is told anything any more."""
-        tally, self._tally = self._tally, None
-        if tally is not None:
-            tally.close()
+        """No worker comes any more."""
+        if self._tally is not None:
+            self._tally.close()
 
     # ── services ─────────────────────────────────────────────────────────────────────────────
 

@@ -29,9 +29,9 @@ class Tally:
         self._number = number
         self._words = -(-of // _LANES)
         self._most = (_SUM - 1) // min(of, _LANES)
-        self._memory = mmap.mmap(file, _size(of))
-        self._by_word = memoryview(self._memory).cast("Q")
-        self._by_lane = memoryview(self._memory).cast("H")
+        memory = memoryview(mmap.mmap(file, _size(of)))
+        self._by_word = memory.cast("Q")
+        self._by_lane = memory.cast("H")
 
     @classmethod
     def make(cls, of: int) -> Tally:
@@ -64,10 +64,11 @@ class Tally:
             self._by_lane[lane] = 0
 
     def close(self) -> None:
-        self._by_word.release()
-        self._by_lane.release()
-        self._memory.close()
-        os.close(self.file)
+        """No other worker gets the file any more. What is counted here goes on: a request may end
+        later than all else. Idempotent."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
 
 def _size(of: int) -> int:

@@ -17,7 +17,7 @@ LONGEST_FILE = 500
 
 PURE = (
     "lb/balance.py", "lb/slate.py", "lb/ring.py", "lb/peak.py", "lb/slow_start.py",
-    "lb/share.py", "lb/counted.py", "lb/pool_state.py",
+    "lb/share.py", "lb/least_together.py", "lb/counted.py", "lb/pool_state.py",
     "lb/least_requests.py", "lb/round_robin.py", "lb/rota.py", "lb/draw.py",
     "lb/outlier.py", "lb/sticky.py", "lb/cookies.py", "lb/headers.py", "lb/retry.py",
     "lb/proxy_protocol.py", "lb/compression.py", "lb/access_line.py",

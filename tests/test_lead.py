@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +23,7 @@ from lb.metrics import NOWHERE, Metrics, RequestMetrics
 from lb.pool import Pool, Report
 from lb.pool_state import PoolState
 from lb.site import Site
+from lb.tally import Tally
 from tests.pools import Clock, event, make, probe
 from tests.pools import join as join_pool
 from tests.proxy_harness import until
@@ -102,13 +105,13 @@ class Stage:
         return load.in_flight if load is not None else 0
 
 
-def stage(*names: str, awaited: float = 0.0) -> Stage:
+def stage(*names: str, awaited: float = 0.0, tally: Tally | None = None) -> Stage:
     pool = make()
     join_pool(pool, *names)
     metrics = Metrics()
     site = Site("web", ServiceConfig(), ProxyConfig(), pool, metrics.service(pool))
     site.line.awaited = lambda: awaited
-    lead = Lead(metrics.unrouted, Clock())
+    lead = Lead(metrics.unrouted, Clock(), tally)
     lead.follow(site)
     return Stage(pool, site, lead, metrics)
 
@@ -362,6 +365,63 @@ async def test_what_is_told_late_of_one_that_left_still_counts() -> None:
     one.report(running={"a": 0}, answered={"a": {"latency 40": 1, "latency sum": 0.1}})
     assert on.running("a") == 0
     assert on.pool.retired_latency().count == 1
+
+
+# ── what all count together ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def tally() -> Iterator[Tally]:
+    made = Tally.make(3)
+    yield made
+    made.close()
+
+
+async def test_each_backend_has_a_slot_and_a_later_one_finds_it_empty(tally: Tally) -> None:
+    on = stage("a", "b", tally=tally)
+    one = Other(on.lead)
+    slots = {b.name: b.slot for b in one.newest.backends}
+    assert len(set(slots.values())) == 2
+    slot = slots["a"]
+    assert slot is not None
+    tally.put(slot, 4)
+    leave(on.pool, "a")
+    join_pool(on.pool, "c")
+    await asyncio.sleep(0)
+    assert slot not in {b.slot for b in one.newest.backends}, "somebody may still write there"
+    one.report()
+    join_pool(on.pool, "d")
+    await asyncio.sleep(0)
+    assert [b.slot for b in one.newest.backends if b.name == "d"] == [slot]
+    assert tally.running(slot) == 0
+
+
+async def test_what_ended_while_it_was_out_is_not_counted_when_it_is_back(tally: Tally) -> None:
+    on = stage("a", "b", tally=tally)
+    lease = on.pool.lease(prefer="a")
+    slot = on.lead.slot_of(lease.backend)
+    assert slot is not None
+    on.lead._put(lease.backend)
+    assert tally.running(slot) == 1
+    probe(on.pool, "a", ok=False, times=3)
+    lease.release()
+    on.lead.beat()
+    assert tally.running(slot) == 0
+
+
+async def test_who_dies_has_nothing_running(tally: Tally) -> None:
+    on = stage("a", tally=tally)
+    other = Other(on.lead, 2)
+    theirs = Tally(os.dup(tally.file), 2, 3)
+    theirs.put(other.newest.backends[0].slot or 0, 5)
+    theirs.close()
+    (backend,) = on.pool
+    assert tally.running(on.lead.slot_of(backend) or 0) == 5
+    on.lead.part(other.peer)
+    assert tally.running(on.lead.slot_of(backend) or 0) == 0
+    on.lead.close()
+    drain(on.pool, "a")
+    assert backend.in_flight == tally.running(on.lead.slot_of(backend) or 0) == 0
 
 
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────

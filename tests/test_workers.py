@@ -163,6 +163,26 @@ async def test_what_runs_and_what_waits_on_any_of_them_is_seen(tmp_path: Path) -
                 await until(lambda: not metric(balancer, "lb_inflight_requests{"))
 
 
+async def test_least_requests_goes_by_what_runs_on_all_of_them(tmp_path: Path) -> None:
+    one, other = Held("a"), Held("b")
+    async with (
+        FakeBackend(one) as a,
+        FakeBackend(other) as b,
+        running(tmp_path, with_workers(2, web=[a.address, b.address])) as balancer,
+    ):
+        await serving(balancer)
+        async with connected(balancer, 0, 1) as (first, second):
+            await second.request("GET", SLOW)
+            await until(lambda: one.asked + other.asked == 1)
+            busy = b"a" if one.asked else b"b"
+            # by its own requests alone the first would send every other one there
+            assert {(await ask(first)).body for _ in range(20)} == {b"a", b"b"} - {busy}
+            one.go.set()
+            other.go.set()
+            assert (await second.answer()).body == busy
+            assert {(await ask(first)).body for _ in range(40)} == {b"a", b"b"}
+
+
 async def test_one_alone_starts_no_other(tmp_path: Path) -> None:
     async with named("a") as (a,), running(tmp_path, config(web=[a.address])) as balancer:
         await serving(balancer)
