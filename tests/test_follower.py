@@ -243,6 +243,16 @@ def test_a_good_probe_after_the_doubt_ends_it_and_an_older_one_does_not() -> Non
     assert (backend.doubted_at, backend.connect_failures) == (NEVER, 0)
 
 
+def test_one_that_is_well_again_begins_with_no_refusals() -> None:
+    pool = follower(state(1), state(2))
+    backend = pool.ids[1]
+    pool.record_failure(backend, ConnectFailedError("refused"))
+    pool.follow(told(2, state(1, healthy=False, dead=True), state(2)))
+    assert backend.connect_failures == 1
+    pool.follow(told(3, state(1), state(2)))
+    assert (backend.available, backend.connect_failures) == (True, 0)
+
+
 def test_where_all_are_lost_it_says_so_as_the_first_process_would() -> None:
     pool = follower(state(1))
     (backend,) = pool

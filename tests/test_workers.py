@@ -307,6 +307,28 @@ async def bodies(port: int) -> set[bytes]:
     return found
 
 
+async def test_what_comes_to_a_dead_one_the_first_takes_until_another_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, go = worker_process.start, asyncio.Event()
+
+    async def late(*arguments: Any) -> asyncio.subprocess.Process:
+        await go.wait()
+        return await start(*arguments)
+
+    async with named("a") as (a,), running(tmp_path, with_workers(2, web=[a.address])) as balancer:
+        await serving(balancer)
+        monkeypatch.setattr(worker_process, "start", late)
+        os.kill(balancer.workers.pids[0], signal.SIGKILL)
+        await until(lambda: balancer.workers.serving == 1)
+        try:
+            for _ in range(30):
+                assert (await get(balancer)).status == 200
+        finally:
+            go.set()
+        await until(lambda: balancer.workers.serving == 2)
+
+
 async def test_they_end_when_the_first_is_gone(tmp_path: Path) -> None:
     async with up(tmp_path) as it:
         it.first.kill()
@@ -322,6 +344,7 @@ async def test_signals_are_the_firsts_and_count_for_all(tmp_path: Path) -> None:
         await until(lambda: "configuration applied" in it.log.read_text())
         assert await bodies(it.port) == {b"two"}
         for pid in it.others:
+            assert os.getsid(pid) != os.getsid(it.first.pid), "Ctrl-C would reach it as it starts"
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(pid, number)
         assert await bodies(it.port) == {b"two"}
@@ -503,6 +526,33 @@ async def test_a_new_configuration_is_in_force_everywhere_when_it_is_said_to_be(
             await until(lambda: "api" not in balancer._services)
             for one in ones:
                 assert (await ask(one, "/api")).body == b"b"
+
+
+async def test_a_service_leaves_once_no_worker_has_a_request_of_it(tmp_path: Path) -> None:
+    held = Held("api")
+    async with named("a") as (a,), FakeBackend(held) as api:
+        routes = ({"path": "/slow", "service": "api"}, {"path": "/", "service": "web"})
+        wanted = with_workers(
+            2, *routes, proxy={"shutdown_grace": 3600.0}, web=[a.address], api=[api.address]
+        )
+        alone = with_workers(2, proxy={"shutdown_grace": 3600.0}, web=[a.address])
+        async with running(tmp_path, wanted) as balancer:
+            await serving(balancer)
+            async with connected(balancer, 1) as (second,):
+                await second.request("GET", SLOW)
+                await until(lambda: held.asked == 1)
+                await until(lambda: metric(balancer, "lb_inflight_requests{") == 1)
+                leaving = balancer._services["api"]
+                await balancer.reload(alone)
+                assert leaving.leaving
+                asked = arrived(balancer)[0]
+                for _ in range(20):
+                    assert (await get(balancer, SLOW)).body == b"a"
+                await until(lambda: sum(arrived(balancer)) >= asked + 20)
+                assert balancer._services["api"] is leaving
+                held.go.set()
+                assert (await second.answer()).body == b"api"
+                await until(lambda: "api" not in balancer._services)
 
 
 async def test_a_death_met_on_one_worker_is_known_to_all(tmp_path: Path) -> None:
