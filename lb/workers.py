@@ -285,6 +285,8 @@ class Workers:
     async def _mind(self, place: _Place) -> None:
         place.unmind()
         place.unmind = await self._server.mind(place.sockets)
+        if place.listening:  # since a moment ago
+            place.unmind()
 
 
 async def _ended(process: asyncio.subprocess.Process, *, kill: bool) -> int:
