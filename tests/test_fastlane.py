@@ -338,7 +338,8 @@ async def test_a_client_that_leaves_is_499_and_its_backend_connection_is_cut(
         await client.__aenter__()
         await client.request("GET", "/left")
         await reached.wait()
-        lane_of(proxy)
+        loop, began = asyncio.get_running_loop(), lane_of(proxy).began
+        await until(lambda: loop.time() >= began + 0.002)
         client.abort()
         await gone.wait()
         await proxy.settled(2)
