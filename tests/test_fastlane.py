@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from tests.fake_backend import (
     reset_at_once,
     send,
 )
-from tests.proxy_harness import Proxied, one, reason_of, until
+from tests.proxy_harness import Client, Proxied, one, reason_of, until
 
 
 @contextlib.asynccontextmanager
@@ -284,7 +286,7 @@ async def test_hedging_switched_on_meanwhile_asks_the_second_backend_on_its_own_
     None
 ):
     gate = Gate()
-    async with FakeBackend() as second, warm(gate) as (proxy, backend), proxy.client() as client:
+    async with FakeBackend() as second, warm(gate) as (proxy, _), proxy.client() as client:
         await client.request("GET", "/slow")
         await gate.reached.wait()
         lane = lane_of(proxy)
@@ -321,8 +323,16 @@ async def test_a_service_that_leaves_ends_what_was_just_handed_over_and_nothing_
 # ── clients leave ─────────────────────────────────────────────────────────────────────────────────
 
 
+def reset(client: Client) -> None:
+    """End it so that the proxy need not ask whether it waits for its answer."""
+    sock = client.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.abort()
+
+
+@pytest.mark.parametrize("leave", [Client.abort, reset])
 async def test_a_client_that_leaves_is_499_and_its_backend_connection_is_cut(
-    tmp_path: Path,
+    leave: Callable[[Client], None], tmp_path: Path
 ) -> None:
     log = AccessLogConfig(format="json", path=str(tmp_path / "log"))
     gone = asyncio.Event()
@@ -340,7 +350,7 @@ async def test_a_client_that_leaves_is_499_and_its_backend_connection_is_cut(
         await reached.wait()
         loop, began = asyncio.get_running_loop(), lane_of(proxy).began
         await until(lambda: loop.time() >= began + 0.002)
-        client.abort()
+        leave(client)
         await gone.wait()
         await proxy.settled(2)
         assert proxy.codes() == {200: 1, 499: 1}
@@ -362,7 +372,7 @@ async def test_a_client_that_leaves_just_as_it_is_handed_over_is_counted_once() 
             lane_of(proxy).hand_over()
             for _ in range(turns):
                 await asyncio.sleep(0)
-            client.abort()
+            reset(client)
             await proxy.settled(2)
             assert proxy.codes() == {200: 1, 499: 1}
             assert len(backend.seen) == 2
