@@ -309,6 +309,21 @@ async def test_a_backend_that_breaks_off_is_retried_and_nothing_done_twice(scrip
         assert proxy.codes() == {200: 2}
 
 
+async def test_a_status_that_is_asked_of_another_backend_is_not_passed_back() -> None:
+    async def busy(exchange: Exchange) -> None:
+        await exchange.answer(b"", b"503 Busy")
+
+    retry = {"retry": {"on_status": (503,)}}
+    async with FakeBackend() as other, warm(busy, service=retry) as (proxy, _):
+        proxy.pool.add_static(other.address)
+        proxy.pool.observe(Report(other.address, other.address, ok=True, detail="200"))
+        (first,) = (backend for backend in proxy.pool if backend.name != other.address)
+        answers = [await proxy.get() for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert proxy.counters.retries == {"status_503": 1}
+        assert first.bad_total == 1
+
+
 async def test_a_post_is_never_sent_twice() -> None:
     async with warm(reset_at_once) as (proxy, backend), proxy.client() as client:
         await client.request("POST", "/once", "Content-Length: 3", body=b"abc")
