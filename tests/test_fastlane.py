@@ -317,11 +317,9 @@ async def test_a_status_that_is_asked_of_another_backend_is_not_passed_back() ->
     async with FakeBackend() as other, warm(busy, service=retry) as (proxy, _):
         proxy.pool.add_static(other.address)
         proxy.pool.observe(Report(other.address, other.address, ok=True, detail="200"))
-        (first,) = (backend for backend in proxy.pool if backend.name != other.address)
         answers = [await proxy.get() for _ in range(2)]
         assert [answer.status for answer in answers] == [200, 200]
         assert proxy.counters.retries == {"status_503": 1}
-        assert first.bad_total == 1
 
 
 async def test_a_post_is_never_sent_twice() -> None:
