@@ -455,6 +455,10 @@ class ClientConnection(ClientTransport):
         if lane is not None and lane.leads_to(site):
             self.abort()
             lane.client_lost()
+            if self._carrier is not None:
+                # a journey that was to go on with it would begin anew
+                self._carrier.connection_lost(None)
+                self._carrier = None
 
     def fault(self, error: BaseException | None) -> None:
         """The exchange met a fault of ours that nobody translated."""

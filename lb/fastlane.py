@@ -415,7 +415,7 @@ class FastLane:
                 service=plan.site.name,
                 backend=self._backend.name,
                 attempts=1,
-                upstream_s=took_s,
+                upstream_s=0.0 if error else took_s,
                 error_reason=error,
                 request_id=self._identifier,
             )

@@ -1,80 +1,34 @@
 """The fast lane over real sockets: what it carries, and how it hands over, at every stage.
 
-That both lanes make the same of the same bytes, test_lanes_agree.py says.
+That both lanes make the same of the same bytes, test_lanes_agree.py says; what becomes of it when
+clients leave, or the proxy stops or changes, test_fastlane_ends.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator
+import gc
+import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lb import overdue
-from lb.config import AccessLogConfig, ProxyConfig, RouteConfig, ServiceConfig
+from lb.config import ListenConfig
 from lb.config_service import RetryConfig
-from lb.error_pages import ErrorPages
-from lb.fastlane import FastLane
 from lb.pool import Report
-from lb.routes import Routes
 from tests.fake_backend import (
     CHUNKED,
     Exchange,
     FakeBackend,
     Script,
-    answer_ok,
     hang,
     reset_at_once,
     send,
 )
-from tests.proxy_harness import Proxied, one, reason_of, until
-
-
-@contextlib.asynccontextmanager
-async def warm(
-    *scripts: Script, then: Script = answer_ok, **settings: Any
-) -> AsyncIterator[tuple[Proxied, FakeBackend]]:
-    """A proxy that keeps a connection to its backend; the scripts are for the requests to come,
-    `then` for those after them."""
-    left = iter([answer_ok, *scripts])
-
-    async def script(exchange: Exchange) -> None:
-        await next(left, then)(exchange)
-
-    async with one(script, **settings) as (proxy, backend):
-        assert (await proxy.get("/warm", "Connection: close")).status == 200
-        assert proxy.counters.fast == 0
-        yield proxy, backend
-
-
-class Gate:
-    """A script that answers once it may."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
-
-    async def __call__(self, exchange: Exchange) -> None:
-        await exchange.read_body()
-        self.reached.set()
-        await self.open.wait()
-        await exchange.answer()
-
-
-def lane_of(proxy: Proxied) -> FastLane:
-    """The one that runs."""
-    (lane,) = proxy.server.proxy.overdue.running
-    assert isinstance(lane, FastLane)
-    return lane
-
-
-def running(proxy: Proxied) -> int:
-    return len(proxy.server.proxy.overdue.running)
-
+from tests.proxy_harness import one, proxied, reason_of, until
+from tests.warm import Gate, lane_of, running, warm
 
 # ── carried ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,6 +103,108 @@ async def test_sticky_clients_get_their_cookie_and_come_back() -> None:
             await client.request("GET", "/", f"Cookie: {cookie.partition(';')[0]}")
             assert (await client.answer()).value("Set-Cookie") is None
         assert proxy.counters.fast == 3
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    listen = (ListenConfig(address="127.0.0.1:0", tls="on"),)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    async with (
+        FakeBackend() as backend,
+        proxied(backend, listen=listen, tls={"self_signed": True}, home=tmp_path) as proxy,
+    ):
+        for carried in (0, 2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=trusting)
+            for _ in range(2):
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert backend.seen[-1].values(b"X-Forwarded-Proto") == [b"https"]
+            writer.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+            assert proxy.counters.fast == carried + 1
+
+
+async def test_clients_that_take_turns_on_one_connection_are_each_told_by_their_own() -> None:
+    async def echo(exchange: Exchange) -> None:
+        await exchange.answer(b",".join(exchange.seen.values(b"X-Who")) or b"nobody")
+
+    async with warm(then=echo) as (proxy, backend), proxy.client() as one_, proxy.client() as two:
+        for _ in range(5):
+            for client, who in ((one_, "one"), (two, "other")):
+                await client.request("GET", "/", f"X-Who: {who}")
+                assert (await client.answer()).body.decode() == who
+        assert proxy.counters.fast == 10
+        assert backend.connections == 1
+
+
+async def test_a_full_backend_is_waited_for_and_no_place_is_lost() -> None:
+    gate = Gate()
+    async with warm(gate, max_in_flight=1) as (proxy, _), proxy.client() as client:
+        await client.request("GET", "/first")
+        await gate.reached.wait()
+        waiting = asyncio.create_task(proxy.get("/second"))
+        await until(lambda: len(proxy.site.line))
+        gate.open.set()
+        assert (await client.answer()).status == (await waiting).status == 200
+        assert proxy.pool.in_flight == 0
+
+
+async def test_the_breaker_hears_of_what_the_lane_carries() -> None:
+    breaker = {"enabled": True, "min_requests": 3, "failures": 0.6, "open": 60.0}
+
+    async def fails(exchange: Exchange) -> None:
+        await exchange.answer(b"", b"500 Oops")
+
+    async with warm(then=fails, service={"breaker": breaker}) as (proxy, _):
+        for status in (500, 500, 503):
+            assert (await proxy.get()).status == status
+        assert proxy.counters.fast == 2, "the third was not sent"
+
+
+async def test_the_limit_that_finds_itself_hears_of_it_too() -> None:
+    async with warm(service={"adaptive": {"enabled": True}}) as (proxy, _):
+        learnt: list[bool] = []
+        finished = proxy.site.adaptive.finished
+
+        def heard(latency_s: float, in_flight: int, dropped: bool, now: float) -> None:
+            assert in_flight == 1, "while it holds its place"
+            learnt.append(dropped)
+            finished(latency_s, in_flight, dropped, now)
+
+        proxy.site.adaptive.finished = heard  # type: ignore[method-assign]
+        await proxy.get()
+        assert (proxy.counters.fast, learnt) == (1, [False])
+
+
+async def test_ten_thousand_requests_leave_nothing() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        async with proxied(f"{host}:{port}") as proxy, proxy.client() as client:
+            await client.request("GET", "/")
+            await client.answer()
+            at_first = 0
+            for number in range(101):
+                await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+                for _ in range(100):
+                    await client.reader.readuntil(b"\r\n\r\nok")
+                if number in (0, 100):
+                    gc.collect()
+                    held = len(gc.get_objects())
+                    at_first = at_first or held
+            assert proxy.counters.fast == 10_100
+            assert running(proxy) == 0
+            assert held - at_first < 500
+    finally:
+        server.close()
 
 
 # ── handed over ───────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +309,19 @@ async def test_a_backend_that_breaks_off_is_retried_and_nothing_done_twice(scrip
         assert proxy.codes() == {200: 2}
 
 
+async def test_a_status_that_is_asked_of_another_backend_is_not_passed_back() -> None:
+    async def busy(exchange: Exchange) -> None:
+        await exchange.answer(b"", b"503 Busy")
+
+    retry = {"retry": {"on_status": (503,)}}
+    async with FakeBackend() as other, warm(busy, service=retry) as (proxy, _):
+        proxy.pool.add_static(other.address)
+        proxy.pool.observe(Report(other.address, other.address, ok=True, detail="200"))
+        answers = [await proxy.get() for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert proxy.counters.retries == {"status_503": 1}
+
+
 async def test_a_post_is_never_sent_twice() -> None:
     async with warm(reset_at_once) as (proxy, backend), proxy.client() as client:
         await client.request("POST", "/once", "Content-Length: 3", body=b"abc")
@@ -284,7 +353,7 @@ async def test_hedging_switched_on_meanwhile_asks_the_second_backend_on_its_own_
     None
 ):
     gate = Gate()
-    async with FakeBackend() as second, warm(gate) as (proxy, backend), proxy.client() as client:
+    async with FakeBackend() as second, warm(gate) as (proxy, _), proxy.client() as client:
         await client.request("GET", "/slow")
         await gate.reached.wait()
         lane = lane_of(proxy)
@@ -306,7 +375,7 @@ async def test_a_service_that_leaves_ends_what_was_just_handed_over_and_nothing_
     for turns in range(6):
         async with warm(hang) as (proxy, backend), proxy.client() as client:
             await client.request("GET", "/left")
-            await until(lambda b=backend: len(b.seen) == 2)
+            await until(lambda: len(backend.seen) == 2)
             lane_of(proxy).hand_over()
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -316,180 +385,3 @@ async def test_a_service_that_leaves_ends_what_was_just_handed_over_and_nothing_
             assert proxy.codes() == {200: 1, 499: 1}, f"cut {turns} turns later"
             assert proxy.counters.arrived == 2
             assert len(backend.seen) == 2
-
-
-# ── clients leave ─────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_client_that_leaves_is_499_and_its_backend_connection_is_cut(
-    tmp_path: Path,
-) -> None:
-    log = AccessLogConfig(format="json", path=str(tmp_path / "log"))
-    gone = asyncio.Event()
-    reached = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        reached.set()
-        await exchange.client_gone()
-        gone.set()
-
-    async with warm(script, access_log=log) as (proxy, backend):
-        client = proxy.client()
-        await client.__aenter__()
-        await client.request("GET", "/left")
-        await reached.wait()
-        lane_of(proxy)
-        client.abort()
-        await gone.wait()
-        await proxy.settled(2)
-        assert proxy.codes() == {200: 1, 499: 1}
-        assert running(proxy) == 0
-        assert (await proxy.get()).status == 200
-        assert backend.connections == 2
-    line = json.loads((tmp_path / "log").read_text().splitlines()[1])
-    assert (line["status"], line["error_reason"], line["attempts"]) == (499, "client_gone", 1)
-    assert line["upstream_s"] == 0, "as of every answer that never came"
-
-
-async def test_a_client_that_leaves_just_as_it_is_handed_over_is_counted_once() -> None:
-    for turns in range(6):
-        async with warm(hang) as (proxy, backend):
-            client = proxy.client()
-            await client.__aenter__()
-            await client.request("GET", "/left")
-            await until(lambda b=backend: len(b.seen) == 2)
-            lane_of(proxy).hand_over()
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            client.abort()
-            await proxy.settled(2)
-            assert proxy.codes() == {200: 1, 499: 1}
-            assert len(backend.seen) == 2
-
-
-async def test_a_half_closed_client_gets_its_answer() -> None:
-    gate = Gate()
-    async with warm(gate) as (proxy, _), proxy.client() as client:
-        await client.request("GET", "/")
-        client.writer.write_eof()
-        await gate.reached.wait()
-        gate.open.set()
-        answer = await client.answer()
-        while answer.status == 100:  # it was asked whether it is still there
-            answer = await client.answer()
-        assert answer.body == b"ok"
-        assert await client.ended()
-        assert proxy.codes() == {200: 2}
-
-
-async def test_a_client_that_takes_nothing_holds_a_bounded_buffer() -> None:
-    body = b"x" * 60_000
-
-    async def big(exchange: Exchange) -> None:
-        await exchange.answer(body)
-
-    async with warm(then=big) as (proxy, backend), proxy.client() as client:
-        sock = client.writer.get_extra_info("socket")
-        assert sock is not None
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        number = 300
-        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * number)
-        (connection,) = proxy.server.proxy.connections
-        await until(lambda: connection.writing_paused)
-        await until(lambda: proxy.server.proxy.running)
-        transport = connection.transport
-        assert transport is not None
-        assert transport.get_write_buffer_size() < 3 * 65536
-        assert len(backend.seen) < number
-        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
-        for _ in range(number):
-            assert len((await client.answer()).body) == len(body)
-
-
-# ── the proxy stops, or changes ───────────────────────────────────────────────────────────────────
-
-
-async def test_what_runs_when_it_stops_ends_within_the_grace() -> None:
-    gate = Gate()
-    async with warm(gate) as (proxy, _), proxy.client() as client:
-        await client.request("GET", "/last")
-        await gate.reached.wait()
-        lane_of(proxy)
-        stopping = asyncio.create_task(proxy.server.stop(10))
-        await until(lambda: proxy.server.proxy.running)
-        gate.open.set()
-        answer = await client.answer()
-        assert (answer.status, answer.value("Connection")) == (200, "close")
-        stopped = await stopping
-        assert (stopped.finished, stopped.cut) == (1, ())
-
-
-async def test_what_does_not_end_within_the_grace_is_cut() -> None:
-    reached = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        reached.set()
-        await exchange.client_gone()
-
-    async with warm(script) as (proxy, _), proxy.client() as client:
-        await client.request("GET", "/last")
-        await reached.wait()
-        stopped = await proxy.server.stop(0)
-        assert stopped.cut == ("GET /last → " + next(iter(proxy.pool)).name,)
-        assert await client.ended()
-        assert proxy.codes() == {200: 1, 503: 1}
-
-
-def settings_of(proxy: Proxied, **changed: Any) -> ServiceConfig:
-    return proxy.site.config.model_copy(
-        update=ServiceConfig.model_validate(changed).model_dump(include=changed.keys())
-        | {name: getattr(ServiceConfig.model_validate(changed), name) for name in changed}
-    )
-
-
-async def reconfigured(proxy: Proxied, *routes: RouteConfig, **changed: Any) -> None:
-    config = proxy.server.proxy.config.model_copy(
-        update={name: getattr(ProxyConfig.model_validate(changed), name) for name in changed}
-    )
-    await proxy.server.reconfigure(config, {"web": proxy.site}, Routes(routes, "web"))
-
-
-async def test_new_routes_hold_for_the_next_request_of_a_connection() -> None:
-    async with warm() as (proxy, backend), proxy.client() as client:
-        for edges in ("1", "2", None):
-            if edges is not None:
-                edits = {"set": {"X-Edge": edges}}
-                route = {"service": "web", "request": edits, "response": edits}
-                await reconfigured(proxy, RouteConfig.model_validate(route))
-            else:
-                await reconfigured(proxy)
-            for _ in range(2):
-                await client.request("GET", "/")
-                assert (await client.answer()).value("X-Edge") == edges
-                wanted = [] if edges is None else [edges.encode()]
-                assert backend.seen[-1].values(b"X-Edge") == wanted
-        assert proxy.counters.fast == 6
-
-
-async def test_switched_off_it_leaves_the_connections_that_it_has() -> None:
-    async with warm() as (proxy, _), proxy.client() as client:
-        for fast_lane, carried in ((True, 1), (False, 1), (True, 2)):
-            await reconfigured(proxy, fast_lane=fast_lane)
-            await client.request("GET", "/")
-            assert (await client.answer()).status == 200
-            assert proxy.counters.fast == carried
-
-
-async def test_a_services_new_settings_hold_for_the_next_request() -> None:
-    """Settings of services are taken over after those of the proxy, and requests come between."""
-    async with warm() as (proxy, _), proxy.client() as client:
-        for sticky in ({}, None):
-            await client.request("GET", "/")
-            await client.answer()
-            config = settings_of(proxy, sticky=sticky)
-            proxy.site.configure(config, proxy.server.proxy.config, ErrorPages())
-            for backend in proxy.pool.available:
-                assert backend.healthy
-            await client.request("GET", "/")
-            answer = await client.answer()
-            assert (answer.value("Set-Cookie") is not None) is (sticky is not None)

@@ -112,6 +112,8 @@ def answers(draw: st.DrawFn) -> Steps:
     body = draw(st.sampled_from([b"", b"ok", b"text " * 300, b"0123456789" * 7000]))
     framing = draw(st.sampled_from(["length"] * 4 + ["chunked"] * 2 + ["close"]))
     version = draw(st.sampled_from([b"1.1"] * 7 + [b"1.0"]))
+    if framing != "length":
+        body = body[:4000]  # where a longer one is cut into chunks, and so its bytes, is chance
     if framing == "chunked":
         fields.append(b"Transfer-Encoding: chunked")
         body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\nX-Sum: 1\r\n\r\n"
