@@ -23,7 +23,7 @@ PURE = (
     "lb/proxy_protocol.py", "lb/compression.py", "lb/access_line.py",
     "lb/routes.py", "lb/config_changes.py", "lb/exchange.py", "lb/field_names.py",
     "lb/scale_rules.py", "lb/decisions.py", "lb/rollout_words.py", "lb/sampling.py",
-    "lb/demo_encore.py",
+    "lb/demo_encore.py", "lb/half_closed.py", "lb/client_phase.py",
     "lb/forwarded.py", "lb/trace.py", "lb/trust.py", "lb/adaptive.py", "lb/breaker.py",
     "lb/budget.py", "lb/rolling.py", "lb/turns.py", "lb/latency.py", "lb/errors.py",
     "lb/wire/chunked.py", "lb/wire/errors.py", "lb/wire/framing.py", "lb/wire/head.py",

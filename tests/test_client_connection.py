@@ -9,6 +9,7 @@ import logging
 
 import pytest
 
+from lb.client_connection import AHEAD_BYTES
 from lb.half_closed import PROBES_S
 from tests.fake_backend import Exchange, FakeBackend, hang
 from tests.proxy_harness import Answer, Client, one, proxied, reason_of, until
@@ -173,7 +174,7 @@ async def test_who_sends_far_ahead_is_held_back_and_loses_nothing() -> None:
         sending = asyncio.ensure_future(client.send(padded * many))
         await until(lambda: backend.seen)
         connection = next(iter(proxy.server.proxy.connections))
-        await until(lambda: len(connection._input) > 65536)
+        await until(lambda: len(connection._input) > AHEAD_BYTES)
         held = -1
         while held != len(connection._input):
             held = len(connection._input)
