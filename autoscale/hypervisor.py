@@ -39,6 +39,7 @@ from autoscale.host import (
 from autoscale.hostinfo import Asked, describe
 from autoscale.known import Known, KnownDomains
 from autoscale.link import Link
+from autoscale.listing import figures
 from autoscale.saved_guest import NewGuest, UnknownSaveFormat
 from autoscale.saved_store import Damaged, SavedStore
 from autoscale.threads import OneLoop
@@ -55,6 +56,7 @@ _STATS = (
     | libvirt.VIR_DOMAIN_STATS_VCPU
     | libvirt.VIR_DOMAIN_STATS_BALLOON
 )
+_NOWAIT = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
 
 def _register_event_loop() -> None:
@@ -173,15 +175,16 @@ class LibvirtHypervisor(Link):
 
     def _observe(self) -> tuple[Domain, ...]:
         conn = self._live()
-        asked_at = self._clock()
-        rows = conn.getAllDomainStats(_STATS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-        at = counters.read_at(asked_at, self._clock())
         seen: dict[str, Known] = {}
+        elsewhere: set[str] = set()
         found = []
-        for dom, stats in rows:
+        rows = figures(conn, _STATS, _NOWAIT, expected=len(self._known), clock=self._clock)
+        for dom, stats, at in rows:
             uuid = dom.UUIDString()
             known = self._known.get(uuid) or self._meet(dom)
             if known is None:
+                if not self._local_files:  # here, one that has just gone is not there
+                    elsewhere.add(dom.name())
                 continue
             seen[uuid] = known
             if known.identity is not None:
@@ -197,9 +200,8 @@ class LibvirtHypervisor(Link):
                     )
                 )
         self._known.listed(seen)
-        # not only ours: what is there is not swept; here, one that has just gone is not there
-        met = {known.name for known in seen.values()}
-        names = met if self._local_files else {dom.name() for dom, _ in rows}
+        # not only ours: what is there is not swept
+        names = {known.name for known in seen.values()} | elsewhere
         self._belongings.sweep(conn, names, local=self._local_files)
         if not self._swept and self._local_files:
             self._store.sweep()

@@ -31,6 +31,11 @@ class KnownDomains:
         self._by_uuid: dict[str, Known] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        """How many the last listing found."""
+        with self._lock:
+            return len(self._by_uuid)
+
     def get(self, uuid: str) -> Known | None:
         with self._lock:
             return self._by_uuid.get(uuid)

@@ -35,53 +35,43 @@ from bench.parts.fixed_rate import WARM_S, Latencies
 from bench.parts.machine import program, this_machine, version_of
 from bench.parts.process_use import core_wait_s, cpu_s
 from bench.parts.profiled import top
-from bench.parts.proxies import NAMES, Ground, Proxy, asked, ground, pinned, running, versions
+from bench.parts.proxies import (
+    NAMES,
+    Ground,
+    Proxy,
+    asked,
+    ground,
+    pinned,
+    program_output,
+    running,
+    versions,
+)
 from bench.parts.proxy_figures import DIRECT, Shot, misses, rows, table
 
 ROUNDS = 5
-SECONDS = 3.0
+SECONDS = 3
 WRK_WARM_S = 1
 SHARE_OF_SLOWEST = 0.5
 SLOWER = 0.7
 """Where client and backend are late by themselves, everybody is asked at a rate lower by this."""
 TRIES = 4
-PATIENCE_S = 30.0
 
 
-async def output(words: Sequence[str], seconds: float) -> str:
-    """What it prints. Raises ValueError where it fails or does not end; it is gone then."""
-    process = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(seconds + PATIENCE_S):
-            said, complaint = await process.communicate()
-    except TimeoutError:
-        raise ValueError(f"{words[5]} does not end") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-    if process.returncode:
-        raise ValueError(f"{words[5]} failed: {complaint.decode()[-300:]}")
-    return said.decode()
-
-
-async def flood(case: Case, proxy: Proxy, on: Ground, number: int, seconds: float) -> Shot:
+async def flood(case: Case, proxy: Proxy, on: Ground, number: int, seconds: int) -> Shot:
     """As much as 64 connections take, and what it costs the proxy."""
     scheme, port = ("https", proxy.tls_port) if case.tls else ("http", proxy.port)
     script = on.folder / "wrk.lua"
     script.write_text(case.wrk_script())
 
-    def wrk(for_s: float) -> list[str]:
-        words = [program("wrk"), "-t1", f"-c{case.clients}", f"-d{for_s:g}s", "-s", str(script)]
+    def wrk(for_s: int) -> list[str]:
+        words = [program("wrk"), "-t1", f"-c{case.clients}", f"-d{for_s}s", "-s", str(script)]
         return pinned(on.clients_core, *words, f"{scheme}://127.0.0.1:{port}{case.target}")
 
     shot = Shot(case.name, proxy.name, number)
     try:
-        await output(wrk(WRK_WARM_S), WRK_WARM_S)
+        await program_output(wrk(WRK_WARM_S), WRK_WARM_S)
         before, began = (cpu_s(proxy.pid), core_wait_s(proxy.pid)), time.monotonic()
-        burst = read_wrk(await output(wrk(seconds), seconds))
+        burst = read_wrk(await program_output(wrk(seconds), seconds))
         used, waited = cpu_s(proxy.pid) - before[0], core_wait_s(proxy.pid) - before[1]
         took = time.monotonic() - began
     except ValueError as error:
@@ -97,14 +87,14 @@ async def flood(case: Case, proxy: Proxy, on: Ground, number: int, seconds: floa
     )
 
 
-async def at_rate(shot: Shot, proxy: Proxy, on: Ground, rate: float, seconds: float) -> Shot:
+async def at_rate(shot: Shot, proxy: Proxy, on: Ground, rate: float, seconds: int) -> Shot:
     """The shot with the latencies of an even load."""
     case = CASES[shot.case]
     port = proxy.tls_port if case.tls else proxy.port
     words = [sys.executable, "-m", "bench.parts.fixed_rate", case.name, str(port)]
-    words += [f"{rate:.1f}", f"{seconds:g}"]
+    words += [f"{rate:.1f}", f"{seconds}"]
     try:
-        said = await output(pinned(on.clients_core, *words), seconds + WARM_S)
+        said = await program_output(pinned(on.clients_core, *words), seconds + WARM_S)
         found = Latencies(**json.loads(said))
     except ValueError as error:
         return replaced(shot, wrong=str(error))
@@ -120,7 +110,7 @@ async def at_rate(shot: Shot, proxy: Proxy, on: Ground, rate: float, seconds: fl
 
 
 async def calm(
-    case: Case, on: Ground, number: int, rate: float, seconds: float
+    case: Case, on: Ground, number: int, rate: float, seconds: int
 ) -> tuple[Shot, float]:
     """The most of this rate that client and backend can do by themselves without being late, and
     what they then take. The backend speaks no TLS: there it is asked in the clear."""
@@ -139,7 +129,7 @@ def replaced(shot: Shot, **changes: Any) -> Shot:
 
 
 async def shots_of(
-    case: Case, proxies: Sequence[Proxy], on: Ground, number: int, seconds: float
+    case: Case, proxies: Sequence[Proxy], on: Ground, number: int, seconds: int
 ) -> list[Shot]:
     """One round of one case; who begins changes with the round."""
     turn = number % len(proxies)
@@ -157,7 +147,7 @@ async def shots_of(
 
 
 async def measure(
-    names: Sequence[str], cases: Sequence[Case], rounds: int, seconds: float, options: Sequence[str]
+    names: Sequence[str], cases: Sequence[Case], rounds: int, seconds: int, options: Sequence[str]
 ) -> list[Shot]:
     shots: list[Shot] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -194,7 +184,7 @@ async def look(proxies: Sequence[Proxy]) -> None:
         raise SystemExit("\n".join(wrong))
 
 
-async def profile(file: Path, case: Case, seconds: float, options: Sequence[str]) -> None:
+async def profile(file: Path, case: Case, seconds: int, options: Sequence[str]) -> None:
     async with ground(options=options, profile=file) as on, running("ours", on) as ours:
         shot = await flood(case, ours, on, 1, seconds)
     if shot.wrong:
@@ -209,7 +199,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--peers", default=",".join(NAMES))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--option", action="append", default=[], help="a line of our [proxy]")
     parser.add_argument("--profile", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true")
@@ -218,8 +208,8 @@ def arguments() -> argparse.Namespace:
     wanted.cases, wanted.peers = wanted.cases.split(","), wanted.peers.split(",")
     if strange := {*wanted.cases} - {*CASES} | {*wanted.peers} - {*NAMES}:
         parser.error(f"{', '.join(sorted(strange))}: there are {', '.join((*CASES, *NAMES))}")
-    if wanted.rounds < 1 or wanted.seconds <= 0:
-        parser.error("at least one round, of more than no time")
+    if wanted.rounds < 1 or wanted.seconds < 1:
+        parser.error("at least one round, of one second")
     return wanted
 
 

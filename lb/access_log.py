@@ -70,6 +70,8 @@ class AccessLog:
         # The loop's: it alone changes these.
         self._config = config
         self._output: _Output | None = None
+        self.enabled = False
+        """False where it is off: then an entry need not be made."""
         self._refused = 0
         self._put_bytes = 0
         # The thread's.
@@ -91,11 +93,6 @@ class AccessLog:
         self.configure(config)
 
     @property
-    def enabled(self) -> bool:
-        """False where it is off: then an entry need not be made."""
-        return self._output is not None
-
-    @property
     def dropped(self) -> int:
         """Lines lost since the start: the queue was full, or the file took none."""
         return self._refused + self._failed
@@ -105,6 +102,7 @@ class AccessLog:
         have been rotated away. Raises AccessLogError, and then nothing has changed."""
         output = _open(config)
         old, self._output = self._output, output
+        self.enabled = output is not None
         self._config = config
         if old is not None:
             self._replaced.append(old)

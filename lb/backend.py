@@ -165,7 +165,8 @@ class Backend:
     @property
     def probed(self) -> bool:
         """Draining is not failing: a backend that gets no new request is not asked."""
-        return self.lifecycle in (Lifecycle.STARTING, Lifecycle.READY)
+        lifecycle = self.lifecycle
+        return lifecycle is Lifecycle.READY or lifecycle is Lifecycle.STARTING
 
     @property
     def failures_total(self) -> int:

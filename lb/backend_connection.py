@@ -39,7 +39,6 @@ class BackendConnection(asyncio.Protocol):
     __slots__ = (
         "_loop",
         "_reading",
-        "_resting",
         "_tunnel",
         "_waiter",
         "_writable",
@@ -50,6 +49,7 @@ class BackendConnection(asyncio.Protocol):
         "lane",
         "lost",
         "on_idle_news",
+        "resting",
         "rules",
         "transport",
         "used",
@@ -61,7 +61,8 @@ class BackendConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._reading = True
         self._tunnel: TunnelEnd | None = None
-        self._resting = False
+        self.resting = False
+        """It is kept, and nothing runs on it."""
         self.transport: asyncio.Transport
         self.buffer = b""
         self.ended = False
@@ -130,9 +131,9 @@ class BackendConnection(asyncio.Protocol):
             writable.set_result(None)
 
     def _news(self) -> None:
-        if self._resting:
+        if self.resting:
             # Bytes nobody asked for, or its end: either way it is of no more use.
-            self._resting = False
+            self.resting = False
             self.on_idle_news()
         else:
             self.poke()
@@ -194,11 +195,12 @@ class BackendConnection(asyncio.Protocol):
     def rest(self, now: float) -> None:
         """Nothing runs on it; `on_idle_news` is called should anything happen all the same."""
         self.idle_since = now
-        self._read(True)
-        self._resting = True
+        self.resting = True
+        if not self._reading:
+            self._read(True)
 
     def wake(self) -> None:
-        self._resting = False
+        self.resting = False
 
     def enter_tunnel(self, tunnel: TunnelEnd) -> None:
         """From now on bytes go there, those that are here first."""
@@ -219,5 +221,5 @@ class BackendConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Cut it: with a request half sent, the backend must not take it for a whole one."""
-        self._resting = False
+        self.resting = False
         self.transport.abort()

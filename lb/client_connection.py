@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from lb.client_body import ClientBody
-from lb.client_transport import ClientTransport
+from lb.client_phase import Phase
+from lb.client_transport import ClientTransport, Tunnelled
 from lb.deadline import Deadline
 from lb.errors import (
-    BadRequestError,
-    ClientFaultError,
     ClientGoneError,
     ClientTimeoutError,
-    HeadTooLargeError,
     RequestError,
-    TargetTooLongError,
-    VersionRefusedError,
+    refused,
 )
 from lb.fastlane import Begun, FastLane
+from lb.half_closed import PROBE, Act, HalfClosed
 from lb.site import Site
 from lb.wire.chunked import ChunkReader
 from lb.wire.errors import WireError
@@ -42,46 +39,10 @@ AHEAD_BYTES: Final = 65536
 # answer: so we close our side, and go on reading for this long.
 LINGER_S: Final = 2.0
 
-# An idle connection lets go of what only exchanges need, some 10 KiB.
-SLIM_S: Final = 2.0
-
 # What is unsent when a connection is closed still goes out, to whoever takes it by then.
 FLUSH_S: Final = 30.0
 
-# When a client has closed its side: has it hung up, or does it wait for its answer? Only sending
-# tells. An interim answer is harmless to who waits; who left resets it, found out by the second.
-PROBES_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)
-_PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
 _EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+").sub
-
-_REFUSALS: Final[dict[int, type[ClientFaultError]]] = {
-    400: BadRequestError,
-    414: TargetTooLongError,
-    431: HeadTooLargeError,
-    505: VersionRefusedError,
-}
-
-
-class Phase(Enum):
-    HEAD = "head"
-    """Between two requests, or within a head."""
-    BODY = "body"
-    """An exchange runs, and its body is still coming."""
-    ANSWER = "answer"
-    """An exchange runs, and its request is here."""
-    TUNNEL = "tunnel"
-    DEAF = "deaf"
-    """Nothing more will be answered here; what comes is thrown away."""
-
-
-class Tunnelled(Protocol):
-    """Who gets a connection's bytes once it is a tunnel."""
-
-    def from_client(self, data: bytes) -> None: ...
-    def client_ended(self) -> None: ...
-    def client_lost(self) -> None: ...
-    def client_full(self, full: bool) -> None: ...
 
 
 class ClientConnection(ClientTransport):
@@ -93,19 +54,17 @@ class ClientConnection(ClientTransport):
         "_chunked",
         "_chunks",
         "_deadline",
+        "_half",
         "_input",
         "_lane",
         "_left",
         "_parted",
         "_phase",
-        "_probes",
         "_proxy",
-        "_reading",
         "_scanned",
         "_server",
         "_tunnel",
         "_tunnel_full",
-        "_written_before",
         "body",
         "framing",
         "half_closed",
@@ -121,9 +80,8 @@ class ClientConnection(ClientTransport):
         self._proxy = server.proxy
         self.redirect_to_https = server.redirect_to_https
         self._carrier: Carrier | None = None
-        """Runs exchanges; made for the first."""
         self._lane: FastLane | None = None
-        """Likewise."""
+        """Each carries exchanges, and is made for its first."""
         self._phase = Phase.HEAD
         self._input = b""
         self._scanned = 0
@@ -136,12 +94,10 @@ class ClientConnection(ClientTransport):
         self.head: RequestHead
         self.framing: Framing = 0
         self.body: ClientBody
-        self._deadline = Deadline(self._loop, self._expired)
+        self._deadline = Deadline(self._proxy.wheel, self)
         self._body_full = False
         self._tunnel_full = False
-        self._reading = True
-        self._probes = 0
-        self._written_before = 0
+        self._half: HalfClosed
         self._parted: asyncio.Future[None] | None = None
         self.running = False
         """An exchange is to begin, or has, and it is not over."""
@@ -173,7 +129,8 @@ class ClientConnection(ClientTransport):
             self._lane.client_lost()
         if self._carrier is not None:
             self._carrier.connection_lost(exc)
-            self._carrier = None
+        # They lead back here: without them it goes at once, not when the collector comes by.
+        self._carrier = self._lane = None
 
     def close(self) -> None:
         """Once the running exchange is over; no other begins."""
@@ -205,7 +162,7 @@ class ClientConnection(ClientTransport):
         refused = self._phase is Phase.DEAF and self.running
         self.half_closed = refused or self._phase is Phase.ANSWER
         if self._phase is Phase.ANSWER:
-            self._probe_again()
+            self._half_close()
         return self.half_closed and not self.is_tls
 
     def pause_writing(self) -> None:
@@ -243,12 +200,11 @@ class ClientConnection(ClientTransport):
             self.served -= 1
             self.running = False
             return False
-        self._deadline.clear()
         self._input = data[used:] if used < len(data) else b""
         return True
 
-    def fast_over(self, keep: bool) -> None:
-        """The answer is written. `keep`: the client may send another."""
+    def fast_over(self, keep: bool, now: float) -> None:
+        """The answer is written. `keep`: the client may send another. `now`: the loop's."""
         self.running = False
         if not keep:
             self._phase = Phase.DEAF
@@ -261,7 +217,7 @@ class ClientConnection(ClientTransport):
             return
         self._phase = Phase.HEAD
         self._scanned = 0
-        self._rest()
+        self._deadline.at(now + self._proxy.rest_s)
         if self._input:
             self._advance()
 
@@ -269,6 +225,7 @@ class ClientConnection(ClientTransport):
         """A journey goes on with what the lane began."""
         self.head, self.framing, self.body = head, framing, body
         self.written = 0
+        self._deadline.clear()
         self._carry()
 
     def begun(self) -> Begun | None:
@@ -285,7 +242,7 @@ class ClientConnection(ClientTransport):
             elif self._phase is Phase.BODY:
                 self._read_body()
         except WireError as error:
-            self._malformed(_REFUSALS[error.status](str(error)))
+            self._malformed(refused(error.status, str(error)))
         except RequestError as error:
             self._malformed(error)
         self._regulate()
@@ -374,7 +331,7 @@ class ClientConnection(ClientTransport):
         self._phase = Phase.ANSWER
         self.body.finish(trailers)
         if self.half_closed:
-            self._probe_again()
+            self._half_close()
 
     def _malformed(self, error: RequestError) -> None:
         """Where the next request would begin, nobody knows: this is the last that is read."""
@@ -392,12 +349,12 @@ class ClientConnection(ClientTransport):
 
     def may_stay(self) -> bool:
         """May the client be promised another request on this connection?"""
-        most = self._proxy.config.limits.requests_per_connection
+        proxy = self._proxy
         return (
             self._phase is Phase.ANSWER
-            and not (most and self.served >= most)
+            and self.served < proxy.most_requests
             and not (self.half_closed and not self._input)
-            and not self._proxy.stopping
+            and not proxy.stopping
         )
 
     async def exchange_over(self, keep: bool) -> None:
@@ -409,7 +366,7 @@ class ClientConnection(ClientTransport):
             self._phase = Phase.HEAD
             self._body_full = False  # by a body that nobody read
             self._scanned = 0
-            self._rest()
+            self._deadline.after(self._proxy.rest_s)
             self._advance()
             if self.half_closed and self._phase in (Phase.HEAD, Phase.BODY):
                 self.transport.close()  # whatever has begun will never be whole
@@ -442,11 +399,6 @@ class ClientConnection(ClientTransport):
         if self._parted is not None and not self._parted.done():
             self._parted.set_result(None)
 
-    def _rest(self) -> None:
-        """No request runs, and none has begun to come."""
-        idle_s = self._proxy.config.timeouts.idle
-        self._deadline.after(min(SLIM_S, idle_s or SLIM_S))
-
     def _slim(self) -> bool:
         """Let go of what an idle connection has no use for; False where that was done before."""
         if self._carrier is None and self._lane is None:
@@ -455,17 +407,17 @@ class ClientConnection(ClientTransport):
             self._carrier.leave()
         self._carrier = self._lane = None
         idle_s = self._proxy.config.timeouts.idle
-        self._deadline.after(max(idle_s - SLIM_S, 0.01) if idle_s else 0)
+        self._deadline.after(max(idle_s - self._proxy.rest_s, 0.01) if idle_s else 0)
         return True
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────
 
-    def _expired(self) -> None:
+    def expired(self) -> None:
         transport = self.transport
         if transport is None:
             return
         if self._phase is Phase.ANSWER and self.half_closed:
-            self._probe(transport)
+            self._ask_half_closed(transport)
         elif self._phase is Phase.HEAD and self._input:
             self._malformed(ClientTimeoutError("the request's head did not come in time"))
         elif self._phase is Phase.HEAD and self._slim():
@@ -476,22 +428,19 @@ class ClientConnection(ClientTransport):
             if transport.get_write_buffer_size():
                 self._loop.call_later(FLUSH_S, transport.abort)
 
-    def _probe(self, transport: asyncio.Transport) -> None:
-        quiet = 0 < self.written == self._written_before and not transport.get_write_buffer_size()
-        if self.head.version < (1, 1) or quiet:
-            # It would take an interim answer for the final one, or for a part of it.
+    def _ask_half_closed(self, transport: asyncio.Transport) -> None:
+        if self._half.look(self.written, transport.get_write_buffer_size()) is Act.CUT:
             transport.abort()
             return
         if not (self.written or transport.is_closing()):
-            transport.write(_PROBE)
-        self._probe_again(self._probes + 1)
+            transport.write(PROBE)
+        self._deadline.after(self._half.next_s)
 
-    def _probe_again(self, probes: int = 0) -> None:
-        """Arrange for the next probe, after so many of this request."""
-        self._probes, self._written_before = probes, self.written
-        next_s = PROBES_S[min(probes, len(PROBES_S) - 1)]
-        may_ask = self.head.version >= (1, 1) and not self.written
-        self._deadline.after(next_s if may_ask else self._proxy.config.timeouts.half_closed)
+    def _half_close(self) -> None:
+        """Only its answer is still to come: find out whether it waits for that."""
+        silence_s = self._proxy.config.timeouts.half_closed
+        self._half = HalfClosed(self.head.version, self.written, silence_s)
+        self._deadline.after(self._half.next_s)
 
     # ── cutting it ───────────────────────────────────────────────────────────────────────────
 
@@ -530,14 +479,7 @@ class ClientConnection(ClientTransport):
     def _regulate(self) -> None:
         ahead = self._phase is Phase.ANSWER and len(self._input) > AHEAD_BYTES
         reading = not (self._body_full or self._tunnel_full or ahead)
-        transport = self.transport
-        if reading == self._reading or transport is None or transport.is_closing():
-            return
-        self._reading = reading
-        if reading:
-            transport.resume_reading()
-        else:
-            transport.pause_reading()
+        self.read(reading)
 
     # ── tunnels ──────────────────────────────────────────────────────────────────────────────
 

@@ -6,13 +6,29 @@ Owns the writing half. What is read, and what a request is, is `client_connectio
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
-from typing import Final, cast
+from functools import lru_cache
+from typing import Final, Protocol, cast
 
 from lb.errors import ClientGoneError, ClientTimeoutError
 from lb.proxy_protocol import Parsed
 from lb.sockets import reset, taken
 from lb.tls import peer_name
+
+
+class Tunnelled(Protocol):
+    """Who gets a connection's bytes once it is a tunnel."""
+
+    def from_client(self, data: bytes) -> None: ...
+    def client_ended(self) -> None: ...
+    def client_lost(self) -> None: ...
+    def client_full(self, full: bool) -> None: ...
+
+
+@lru_cache(maxsize=256)
+def _place(host: str, port: int) -> tuple[str, int]:
+    return host, port
 
 
 def _nothing() -> None:
@@ -25,6 +41,7 @@ class ClientTransport(asyncio.Protocol):
     __slots__ = (
         "_drain_waiter",
         "_loop",
+        "_reading",
         "client_cert",
         "introduced",
         "local",
@@ -42,6 +59,7 @@ class ClientTransport(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, scheme: bytes) -> None:
         self._loop = loop
         self._drain_waiter: asyncio.Future[None] | None = None
+        self._reading = True
         self.scheme: Final = scheme
         self.transport: asyncio.Transport | None = None
         self.writing_paused = False
@@ -73,9 +91,10 @@ class ClientTransport(asyncio.Protocol):
             peer = self.introduced.source or peer
             local = self.introduced.destination or local
         if isinstance(peer, tuple):
-            self.peer, self.peer_port = peer[0], peer[1]
+            # one for all of its connections, and of ours at most a few hundred
+            self.peer, self.peer_port = sys.intern(peer[0]), peer[1]
         if isinstance(local, tuple):
-            self.local = (local[0], local[1])
+            self.local = _place(local[0], local[1])
         if self.is_tls:
             encrypted = transport.get_extra_info("ssl_object")
             self.client_cert = encrypted.getpeercert(binary_form=True) or None
@@ -103,6 +122,19 @@ class ClientTransport(asyncio.Protocol):
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.close()
+
+    # ── reading on and off ───────────────────────────────────────────────────────────────────
+
+    def read(self, on: bool) -> None:
+        """Take what comes, or leave it to wait on its way."""
+        transport = self.transport
+        if on == self._reading or transport is None or transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 

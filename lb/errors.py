@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class Fault(StrEnum):
@@ -301,3 +301,16 @@ class BadTransitionError(LbError):
 
 class ListenError(LbError):
     """An address cannot be listened on; the message says which, why and what to do."""
+
+
+_REFUSALS: Final[dict[int, type[ClientFaultError]]] = {
+    400: BadRequestError,
+    414: TargetTooLongError,
+    431: HeadTooLargeError,
+    505: VersionRefusedError,
+}
+
+
+def refused(status: int, message: str) -> ClientFaultError:
+    """What is malformed on the wire, as an answer of this status. Raises KeyError for others."""
+    return _REFUSALS[status](message)

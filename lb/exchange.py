@@ -101,15 +101,11 @@ class Back:
     keep_alive: bool
 
 
-class RequestIds:
+def request_ids(prefix: str) -> Callable[[], bytes]:
     """Makes request ids: a prefix of the process, then a count. Unique, not secret."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix.encode("ascii")
-        self._count = count(1)
-
-    def __call__(self) -> bytes:
-        return b"%b-%08x" % (self._prefix, next(self._count))
+    numbered = prefix.encode("ascii") + b"-%08x"
+    # no function of ours is called for one: each request has to have its own
+    return partial(next, map(numbered.__mod__, count(1)))
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ again. Owns what is common enough for the lane; sends nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lb import exchange, headers
@@ -37,7 +37,7 @@ _TRACE: Final = b"\0trace\0"
 _SHORTEST_S: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """What the client's head of an answer hangs on, beside the backend's."""
 
@@ -45,8 +45,8 @@ class Shape:
     bodiless: bool
     keep: bool
     """The client asks for another request on its connection."""
-    config: ServiceConfig = field(compare=False)
-    """The service's. Compared as an object: its hash would be that of all it holds."""
+    config: ServiceConfig
+    """The service's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +54,9 @@ class Plan:
     """For the requests of one connection that have this head."""
 
     head: bytes
+    head_bytes: int
+    size: int
+    """Of the whole request."""
     asked: Asked
     length: int
     """Of the body."""
@@ -73,6 +76,8 @@ class Plan:
     prefer: str | None
     repeatable: bool
     shape: Shape
+    learns: bool
+    """Its answers are told to a breaker, or to a limit that finds itself."""
     rules: object
     """The proxy's, and the service's, that it was made by."""
     config: ServiceConfig
@@ -107,7 +112,7 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
     ):
         return None
     site = proxy.sites[route.service]
-    timeouts = proxy.timeouts_of(route.timeouts)
+    timeouts = proxy.timeouts_of(route)
     config = site.config
     if (
         config.send_proxy_protocol != "off"
@@ -135,6 +140,8 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         return None
     return Plan(
         head=head_bytes,
+        head_bytes=len(head_bytes),
+        size=len(head_bytes) + length,
         asked=asked,
         length=length,
         site=site,
@@ -148,7 +155,10 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         key=site.key_of(head.fields, told.client),
         prefer=site.preferred(head.fields),
         repeatable=head.method in IDEMPOTENT,
-        shape=proxy.shape(Shape(route, head.method == "HEAD", asked.keep_alive, config)),
+        shape=proxy.shape(
+            route, bodiless=head.method == "HEAD", keep=asked.keep_alive, config=config
+        ),
+        learns=config.breaker.enabled or config.adaptive.enabled,
         rules=proxy.rules,
         config=config,
     )

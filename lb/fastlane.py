@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from lb.backend import Backend
 from lb.backend_connection import BackendConnection
 from lb.backend_exchange import SMALL_BYTES, stays
 from lb.breaker import BreakerState
@@ -22,7 +24,9 @@ from lb.errors import ClientGoneError, NoBackendError, Repeat
 from lb.exchange import Body
 from lb.fast_plan import Plan, Shape, plan_for
 from lb.headers import value_of
+from lb.latency import bucket_of
 from lb.logged import entry
+from lb.metrics import key_of
 from lb.pool import Lease
 from lb.relay import promised, whole
 from lb.retry import repeat_of_status
@@ -45,11 +49,14 @@ class Known:
     """An answer's head as this backend's connection brought it last, and what the client got."""
 
     head: bytes
+    head_bytes: int
     size: int
     """Of the whole answer."""
     shape: Shape
     back: bytes
-    status: int
+    back_bytes: int
+    key: tuple[str, int]
+    """What it is counted by; the second is its status."""
     second: int
     """When the date in it was made; 0: the backend's own."""
 
@@ -76,6 +83,7 @@ class FastLane:
     """One client connection's. At most one exchange runs, `busy` from `take` to its end."""
 
     __slots__ = (
+        "_backend",
         "_body",
         "_client",
         "_clock",
@@ -83,7 +91,6 @@ class FastLane:
         "_given",
         "_head",
         "_identifier",
-        "_lease",
         "_loop",
         "_overdue",
         "_plan",
@@ -103,7 +110,7 @@ class FastLane:
         self._clock = proxy.clock
         self._overdue: Overdue = proxy.overdue
         self._plan: Plan | None = None
-        self._lease: Lease
+        self._backend: Backend
         self._connection: BackendConnection | None = None
         self._identifier = b""
         self._head = b""
@@ -130,35 +137,37 @@ class FastLane:
         if plan.rules is not proxy.rules or plan.config is not site.config:
             self._plan = None
             return self.take(data)
-        size = len(plan.head) + plan.length
-        if len(data) < size or proxy.stopping or site.breaker.state is not _CLOSED or proxy.is_full:
+        size, overdue = plan.size, self._overdue
+        if (
+            len(data) < size
+            or proxy.stopping
+            or site.breaker.state is not _CLOSED
+            # more cannot run than the two have
+            or (len(overdue.running) + len(proxy.running) >= proxy.most_sent and proxy.is_full)
+        ):
             return 0
+        now = self._clock()
         try:
-            self._lease = lease = site.line.lease_now(key=plan.key, prefer=plan.prefer)
+            backend = site.line.reserve_now(now, plan.key, plan.prefer)
         except NoBackendError:
             return 0
-        self._started = now = self._clock()
+        self._backend = backend
+        self._started = now
         counters = site.counters
         counters.arrived += 1
         counters.in_flight += 1
-        counters.queue_wait.record(0.0, now)
+        counters.unqueued += 1
         site.budget.request(now)
         self._identifier = identifier = plan.identifier or proxy.new_identifier()
-        trace, between, after = plan.onward
-        self._head = head = b"".join(
-            (
-                trace,
-                proxy.trace() if plan.traced else b"",
-                between,
-                identifier if plan.marked else b"",
-                after,
-            )
-        )
-        self._body = body = data[len(plan.head) : size] if plan.length else b""
+        before, between, after = plan.onward
+        trace = proxy.trace() if plan.traced else b""
+        mark = identifier if plan.marked else b""
+        self._head = head = b"".join((before, trace, between, mark, after))
+        self._body = body = data[plan.head_bytes : size] if plan.length else b""
         self.busy = True
         self.began = began = self._loop.time()
-        self._overdue.begin(self)
-        connection = site.upstream.idle(lease.backend, began, repeatable=plan.repeatable)
+        overdue.begin(self)
+        connection = site.upstream.idle(backend, began, repeatable=plan.repeatable)
         self._connection = connection
         if connection is None:
             self.hand_over()
@@ -190,12 +199,8 @@ class FastLane:
         ):
             self._read(data, connection, plan)
         elif len(data) == known.size:
-            self._pass_back(
-                known.back + data[len(known.head) :],
-                known.status,
-                len(known.back),
-                keep=plan.shape.keep,
-            )
+            back = known.back + data[known.head_bytes :]
+            self._pass_back(back, known.key, known.back_bytes, plan.shape.keep)
         elif len(data) < known.size:
             self._wait(data, connection)
         else:
@@ -215,7 +220,7 @@ class FastLane:
     def _read(self, data: bytes, connection: BackendConnection, plan: Plan) -> None:
         """An answer whose head is not the one that came last."""
         limits, site = self._proxy.config.limits, plan.site
-        end = data.find(END)
+        end = data.find(END, 0, limits.head_bytes + 4)
         if end < 0:
             if len(data) > limits.head_bytes:
                 self._hand_back(data, connection)
@@ -229,8 +234,7 @@ class FastLane:
             self._hand_back(data, connection)
             return
         if (
-            end > limits.head_bytes
-            or head.status < 200
+            head.status < 200
             or framing is Ends.CLOSE
             or not stays(head)
             or repeat_of_status(head.status, site.config.retry) is not Repeat.NEVER
@@ -270,11 +274,12 @@ class FastLane:
             length,
             plan.route,
             site,
-            self._lease.backend,
+            self._backend,
             plan.told.scheme,
             stay=self._client.may_stay(),
             date=self._proxy.date(),
         )
+        key = key_of(plan.asked.method, head.status)
         if (
             back.keep_alive is plan.shape.keep
             and back.body is not Body.CHUNKED
@@ -284,51 +289,47 @@ class FastLane:
             dated = value_of(head.fields, b"date") is not None
             connection.known = Known(
                 data[: end + 4],
+                end + 4,
                 len(data),
                 plan.shape,
                 back.head,
-                head.status,
+                len(back.head),
+                key,
                 0 if dated else int(time.time()),
             )
-        self._pass_back(
-            back.head + whole(back, body, gzip, trailers),
-            head.status,
-            len(back.head),
-            keep=back.keep_alive,
-        )
+        rest = whole(back, body, gzip, trailers)
+        self._pass_back(back.head + rest, key, len(back.head), back.keep_alive)
 
-    def _pass_back(self, data: bytes, status: int, head_bytes: int, *, keep: bool) -> None:
-        """The whole answer."""
+    def _pass_back(self, data: bytes, key: tuple[str, int], head_bytes: int, keep: bool) -> None:
+        """The whole answer, to a client that takes it."""
         client, plan, connection = self._client, self._plan, self._connection
         if plan is None or connection is None or client.transport is None:
             return
         client.transport.write(data)
-        proxy, site, lease = self._proxy, plan.site, self._lease
-        now = self._clock()
+        site, backend, status = plan.site, self._backend, key[1]
+        now, loop_now = self._clock(), self._loop.time()
         took_s = now - self._started
-        pool = site.pool
-        pool.record_answer(lease.backend, took_s, now, status)
-        if site.config.breaker.enabled:
-            site.breaker.done(status < 500, now, self._started)
-        if site.config.adaptive.enabled:
-            site.learn(took_s, status == 503, now)
+        bucket = bucket_of(took_s)
+        site.pool.record_answer(backend, took_s, now, status, bucket)
+        if plan.learns:
+            self._learn(site, status, took_s, now)
         connection.lane = None
-        site.upstream.keep(lease.backend, connection, self._loop.time())
-        lease.release()
-        if proxy.access_log.enabled:
+        site.upstream.keep(backend, connection, loop_now)
+        site.pool.release(backend)
+        site.counters.finished_fast(key, bucket, took_s, now)
+        if self._proxy.access_log.enabled:
             self._log(status, len(data) - head_bytes, took_s, now)
         self._overdue.end(self)
-        self._counted(plan, status, took_s, now)
-        site.counters.fast += 1
-        client.fast_over(keep)
-
-    def _counted(self, plan: Plan, status: int, took_s: float, now: float) -> None:
-        counters = plan.site.counters
-        counters.finished(plan.asked.head.method, status, took_s, now)
-        counters.in_flight -= 1
         self._connection = None
         self.busy = False
         self.heard_at = 0.0
+        client.fast_over(keep, loop_now)
+
+    def _learn(self, site: Site, status: int, took_s: float, now: float) -> None:
+        if site.config.breaker.enabled:
+            site.breaker.done(status < 500, now, self._started)
+        if site.config.adaptive.enabled:
+            site.learn(took_s, status == HTTPStatus.SERVICE_UNAVAILABLE, now)
 
     # ── what is not common ───────────────────────────────────────────────────────────────────
 
@@ -363,8 +364,9 @@ class FastLane:
         self._given = self.busy = False
         connection, self._connection = self._connection, None
         self.heard_at = 0.0
+        lease = Lease(plan.site.pool, self._backend)
         return Begun(
-            plan, self._lease, connection, self._identifier, self._head, self._body,
+            plan, lease, connection, self._identifier, self._head, self._body,
             self._started, self.began,
         )  # fmt: skip
 
@@ -378,13 +380,18 @@ class FastLane:
         self._given = False
         if connection is not None:
             connection.lane = None
-            plan.site.upstream.cut(self._lease.backend, connection)
-        self._lease.release()
+            plan.site.upstream.cut(self._backend, connection)
+        plan.site.pool.release(self._backend)
         now = self._clock()
         took_s = now - self._started
         if self._proxy.access_log.enabled:
             self._log(499, 0, took_s, now, ClientGoneError.reason)
-        self._counted(plan, 499, took_s, now)
+        counters = plan.site.counters
+        counters.finished(plan.asked.method, 499, took_s, now)
+        counters.in_flight -= 1
+        self._connection = None
+        self.busy = False
+        self.heard_at = 0.0
 
     def leads_to(self, site: Site) -> bool:
         """Does it carry a request to this service?"""
@@ -406,7 +413,7 @@ class FastLane:
                 duration_s=took_s,
                 host=plan.asked.host,
                 service=plan.site.name,
-                backend=self._lease.backend.name,
+                backend=self._backend.name,
                 attempts=1,
                 upstream_s=0.0 if error else took_s,
                 error_reason=error,

@@ -192,7 +192,7 @@ class Journey:
         self.site = site = proxy.sites[route.service]
         site.counters.arrived += 1
         site.counters.in_flight += 1
-        timeouts = proxy.timeouts_of(route.timeouts)
+        timeouts = proxy.timeouts_of(route)
         if connection.body.error is not None:
             raise connection.body.error  # before it takes anybody's place
         if proxy.sent_on > proxy.config.upstream_connections:
@@ -307,7 +307,7 @@ class Journey:
             self.connection,
             attempt.exchange.connection,
             timeouts.tunnel_idle,
-            asyncio.get_running_loop(),
+            self._proxy.wheel,
         )
         site.counters.tunnels += 1
         try:

@@ -29,25 +29,35 @@ SLOTS: Final = 10
 RATE_SLOTS: Final = 5
 
 
+def bucket_of(seconds: float) -> int:
+    """Where a duration is counted."""
+    return bisect_left(BOUNDS_S, seconds)
+
+
 class Latency:
     """A histogram since the start, and the same of the last seconds."""
 
-    __slots__ = ("_current", "_older", "_slot", "_total", "sum_s")
+    __slots__ = ("_current", "_older", "_slot", "_slot_end", "_total", "sum_s")
 
     def __init__(self) -> None:
         self.sum_s = 0.0
         # Everything before the running slot; the running one is added when it closes.
         self._total = [0] * _SIZE
         self._slot = 0
+        self._slot_end = 1
         self._current = [0] * _SIZE
         # (slot number, counts, requests) of the closed slots that still count as recent.
         self._older: list[tuple[int, list[int], int]] = []
 
     def record(self, seconds: float, now: float) -> None:
         """One request took `seconds` and ended at `now`."""
-        if int(now) != self._slot:
+        self.count_in(bisect_left(BOUNDS_S, seconds), seconds, now)
+
+    def count_in(self, bucket: int, seconds: float, now: float) -> None:
+        """The same for who knows the bucket (`bucket_of`), because it goes into several."""
+        if not self._slot <= now < self._slot_end:
             self._close_slot(now)
-        self._current[bisect_left(BOUNDS_S, seconds)] += 1
+        self._current[bucket] += 1
         self.sum_s += seconds
 
     def _close_slot(self, now: float) -> None:
@@ -58,6 +68,7 @@ class Latency:
             self._current = [0] * _SIZE
         self._older = [entry for entry in self._older if entry[0] > slot - SLOTS]
         self._slot = slot
+        self._slot_end = slot + 1
 
     def cumulative(self) -> tuple[int, ...]:
         """Requests at most as long as each CONTRACT bucket, then all of them (+Inf)."""

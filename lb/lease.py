@@ -40,7 +40,7 @@ class Lease:
     def release(self) -> None:
         if self._open:
             self._open = False
-            self._pool._released(self.backend)
+            self._pool.release(self.backend)
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ from lb.access_log import AccessLog
 from lb.address import split_address
 from lb.client_server import ClientServer
 from lb.config import ListenConfig, ProxyConfig
-from lb.exchange import RequestIds
+from lb.exchange import request_ids
 from lb.metrics import RequestMetrics
 from lb.proxy import Proxy
 from lb.routes import Routes
@@ -101,7 +101,7 @@ class ProxyServer:
             routes,
             counters or RequestMetrics(""),
             clock=clock,
-            request_ids=RequestIds(secrets.token_hex(4)),
+            request_ids=request_ids(secrets.token_hex(4)),
             access_log=AccessLog(config.access_log, random.Random()),
         )
         self._tls: ServerTls | None = None
@@ -250,7 +250,7 @@ class ProxyServer:
         self._started = False
         proxy = self.proxy
         proxy.stopping = True
-        for lane in proxy.overdue.all():
+        for lane in tuple(proxy.overdue.running):
             lane.hand_over()
         for open_ in self._listeners.values():
             open_.close()
@@ -271,6 +271,7 @@ class ProxyServer:
         for site in proxy.sites.values():
             site.close()
         proxy.overdue.close()
+        proxy.wheel.close()
         await asyncio.to_thread(proxy.access_log.close)
         for line in cut:
             log.warning("cut at shutdown: %s", line)

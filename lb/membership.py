@@ -1,8 +1,8 @@
 """Who belongs to a service's pool: backends join, drain and leave; who subscribed is told. No I/O.
 
 Mutable state: `_backends` (by name, in order of joining), `_departed` (gone, with requests still
-running), `_static` (those of the configuration). Which of the members are well, and who gets a
-request, is the pool's.
+running), `_running` (the requests on both), `_static` (those of the configuration). Which of the
+members are well, and who gets a request, is the pool's.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Membership:
         self.clock = clock
         self._backends: dict[str, Backend] = {}
         self._departed: list[Backend] = []
+        self._running = 0
         self._static: Sequence[BackendConfig] = ()
         self._retired_latency = Latency()
         self._subscribers: list[Callable[[Change], None]] = []
@@ -66,9 +67,7 @@ class Membership:
     @property
     def in_flight(self) -> int:
         """Running leases, those on backends that already left included."""
-        return sum(b.in_flight for b in self._backends.values()) + sum(
-            b.in_flight for b in self._departed
-        )
+        return self._running
 
     def load(self) -> PoolLoad:
         """What policy and fleet may read. A gone backend is listed until its last request ends."""

@@ -30,16 +30,13 @@ class Overdue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._running: dict[Exchanging, None] = {}
+        self.running: dict[Exchanging, None] = {}
         """In the order they began."""
         self._partial: dict[Exchanging, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self) -> int:
-        return len(self._running)
-
     def begin(self, one: Exchanging) -> None:
-        self._running[one] = None
+        self.running[one] = None
         if self._timer is None:
             self._timer = self._loop.call_later(TICK_S, self._tick)
 
@@ -48,12 +45,9 @@ class Overdue:
         self._partial[one] = None
 
     def end(self, one: Exchanging) -> None:
-        del self._running[one]
+        del self.running[one]
         if self._partial:
             self._partial.pop(one, None)
-
-    def all(self) -> tuple[Exchanging, ...]:
-        return tuple(self._running)
 
     def close(self) -> None:
         """None runs any more."""
@@ -64,11 +58,11 @@ class Overdue:
     def _tick(self) -> None:
         now = self._loop.time()
         late = [one for one in self._partial if one.heard_at <= now - TOGETHER_S]
-        for one in self._running:
+        for one in self.running:
             if one.began > now - LONGEST_S:
                 break
             if one not in late:
                 late.append(one)
         for one in late:
             one.hand_over()
-        self._timer = self._loop.call_later(TICK_S, self._tick) if self._running else None
+        self._timer = self._loop.call_later(TICK_S, self._tick) if self.running else None

@@ -35,6 +35,5 @@ class PeakLatency:
 
     def decayed_s(self, now: float) -> float | None:
         """What is left of it while nothing was heard: so one that was slow gets its next chance."""
-        if self.value_s is None:
-            return None
-        return self.value_s * exp((self._at - now) / TAU_S)
+        value = self.value_s
+        return None if value is None else value * exp((self._at - now) / TAU_S)

@@ -1,9 +1,9 @@
 """Owns a service's backends: which of them are well, who is ejected, who gets a request. No I/O.
 
 Mutable state beside the membership's: `_slate` (who may be picked; None once a bit flipped, made
-anew by the next who asks, so that a lease never filters), `_due` (when shares grow or an ejection
-ends), `_ejected` (some of whom may have left or drained since). Every change happens between two
-awaits of somebody else: nothing here is async.
+anew by the next who asks, and told of each request, so that a lease looks at a few only), `_due`
+(when shares grow or an ejection ends), `_ejected` (some of whom may have left or drained since).
+Every change happens between two awaits of somebody else: nothing here is async.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from lb.errors import (
     RequestError,
     UpstreamResetError,
 )
+from lb.latency import bucket_of
 from lb.lease import Lease as Lease
 from lb.membership import Membership
 from lb.outlier import (
@@ -49,7 +50,7 @@ from lb.outlier import (
     most_ejected,
     speaks_against,
 )
-from lb.slate import Policy, Rng, Slate
+from lb.slate import NoChoice, Policy, Rng, Slate
 from lb.slow_start import STEPS, warmth
 
 _CLOSED_DOOR: Final = (ConnectFailedError, UpstreamResetError, BodyCutError)
@@ -155,14 +156,18 @@ class Pool(Membership):
         self._due = now + self.slow_start_s / STEPS if starting_slowly else math.inf
         if (end := self.reinstates_at) is not None:
             self._due = min(self._due, end)
-        limit = self.max_in_flight
         self._offered = frozenset(members)
-        self._slate = slate = Slate(
-            members,
-            {backend for backend in members if backend.in_flight >= limit},
-            sum(backend.in_flight for backend in members),
-        )
+        slate = self.policy.slate(members, self._rng) if len(members) > 1 else NoChoice(members)
+        for backend in members:
+            if backend.in_flight >= self.max_in_flight:
+                slate.close(backend)
+        self._slate = slate
         return slate
+
+    @property
+    def offers(self) -> bool:
+        """Is there anybody to ask, were it not full?"""
+        return bool((self._slate or self._renew(self.clock())).members)
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────
 
@@ -179,27 +184,60 @@ class Pool(Membership):
         by. `prefer` names the backend that is taken where it may be, whatever the policy. Raises a
         NoBackendError saying why; AtCapacityError where it is worth waiting for a release.
         """
-        now = self.clock()
-        if self._slate is None or now >= self._due:
+        return Lease(self, self.reserve(self.clock(), exclude, key, prefer))
+
+    def reserve(
+        self,
+        now: float,
+        exclude: Collection[Backend] = (),
+        key: bytes | None = None,
+        prefer: str | None = None,
+    ) -> Backend:
+        """What a lease is of, for who makes one only where it is needed: to be released once."""
+        slate = self._slate
+        if slate is None or now >= self._due:
             self.tick(now)
-        slate = offered = self._slate or self._renew(now)
+            slate = self._slate or self._renew(now)
         if exclude:
-            slate = offered.without({b for b in exclude if b in self._offered})
-        if len(slate.closed) == len(slate.members):
+            backend = self._pick_another(slate, exclude, now, key, prefer)
+        elif len(slate.closed) == len(slate.members):
             raise self._nobody(slate, exclude)
-        backend = self._backends.get(prefer) if prefer is not None else None
-        if backend is None or backend not in self._offered or backend in slate.closed:
-            backend = (
-                slate.members[0]
-                if len(slate.members) == 1
-                else self.policy.pick(slate, self._rng, now, key)
-            )
+        elif prefer is None:
+            backend = slate.pick(now, key)
+        else:
+            backend = self._preferred(slate, prefer) or slate.pick(now, key)
         backend.in_flight += 1
         backend.requests_total += 1
-        offered.running += 1
+        self._running += 1
+        slate.took(backend)
         if backend.in_flight >= self.max_in_flight:
-            offered.closed.add(backend)
-        return Lease(self, backend)
+            slate.close(backend)
+        return backend
+
+    def _pick_another(
+        self,
+        slate: Slate[Backend],
+        exclude: Collection[Backend],
+        now: float,
+        key: bytes | None,
+        prefer: str | None,
+    ) -> Backend:
+        """Those tried are closed for this pick alone: they are few, the others may be many."""
+        tried = {b for b in exclude if b in self._offered and b not in slate.closed}
+        for backend in tried:
+            slate.close(backend)
+        try:
+            if len(slate.closed) == len(slate.members):
+                raise self._nobody(slate, exclude)
+            return self._preferred(slate, prefer) or slate.pick(now, key)
+        finally:
+            for backend in tried:
+                slate.reopen(backend)
+
+    def _preferred(self, slate: Slate[Backend], name: str | None) -> Backend | None:
+        """None where it may not be picked."""
+        backend = self._backends.get(name) if name is not None else None
+        return backend if backend in self._offered and backend not in slate.closed else None
 
     def _nobody(self, slate: Slate[Backend], exclude: Collection[Backend]) -> NoBackendError:
         if slate.members:
@@ -220,12 +258,15 @@ class Pool(Membership):
             return kind(f"no backend of {self.service} answers its health checks")
         return NoneReadyError(f"no backend of {self.service} is ready yet")
 
-    def _released(self, backend: Backend) -> None:
+    def release(self, backend: Backend) -> None:
+        """One that was reserved is free again."""
         backend.in_flight -= 1
-        if self._slate is not None and backend in self._offered:
-            self._slate.running -= 1
-            if backend.in_flight < self.max_in_flight:
-                self._slate.closed.discard(backend)
+        self._running -= 1
+        slate = self._slate
+        if slate is not None and backend in self._offered:
+            slate.gave(backend)
+            if slate.closed and backend in slate.closed and backend.in_flight < self.max_in_flight:
+                slate.reopen(backend)
         if backend.lifecycle is Lifecycle.GONE and not backend.in_flight:
             self._departed.remove(backend)
             self._retired_latency.absorb(backend.latency)
@@ -298,17 +339,21 @@ class Pool(Membership):
 
     # ── what requests tell ───────────────────────────────────────────────────────────────────
 
-    def record_answer(self, backend: Backend, seconds: float, now: float, status: int) -> None:
-        """Count a whole answer: it proves the backend alive, and may speak against it."""
+    def record_answer(
+        self, backend: Backend, seconds: float, now: float, status: int, bucket: int | None = None
+    ) -> None:
+        """Count a whole answer: it proves the backend alive, and may speak against it. `bucket`:
+        that of its duration (`latency.bucket_of`), where it is known."""
         backend.connect_failures = 0
         backend.doubted_at = NEVER
         backend.answered_at = now
-        backend.latency.record(seconds, now)
-        if speaks_against(status):
+        backend.latency.count_in(bucket_of(seconds) if bucket is None else bucket, seconds, now)
+        if status >= 500 and speaks_against(status):
             self._count_bad(backend, now)
             return
         # Failing is quick: a backend must not look fast for it.
-        backend.peak.record(seconds, now)
+        if self.policy.goes_by_latency:
+            backend.peak.record(seconds, now)
         backend.record.good(now)
 
     def record_failure(self, backend: Backend, error: RequestError) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,25 +18,29 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from lb import exchange, headers, trace
+from lb import exchange, headers
 from lb.access_line import Entry
 from lb.access_log import AccessLog
 from lb.client_connection import ClientConnection
 from lb.client_server import Carrier
-from lb.config import ProxyConfig, TimeoutsConfig
-from lb.config_service import RouteTimeouts
+from lb.config import ProxyConfig, ServiceConfig, TimeoutsConfig
+from lb.deadline import Wheel
 from lb.errors import RequestError
-from lb.exchange import RequestIds
 from lb.fast_plan import Shape
 from lb.journey import Journey
 from lb.metrics import RequestMetrics
 from lb.overdue import Overdue
-from lb.routes import Routes
+from lb.routes import Route, Routes
 from lb.site import Site
+from lb.trace import traces
 from lb.trust import Trust
 from lb.wire.head import Fields
 
 log = logging.getLogger(__name__)
+
+
+SLIM_S: Final = 0.5
+"""An idle connection lets go of what only exchanges need, some 10 KiB."""
 
 
 class _Sent(web.StreamResponse):
@@ -76,13 +81,14 @@ class Proxy:
         counters: RequestMetrics,
         *,
         clock: Callable[[], float],
-        request_ids: RequestIds,
+        request_ids: Callable[[], bytes],
         access_log: AccessLog,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.counters = counters
         self.clock = clock
-        self._random = random
+        self.trace = traces(random)
+        """A traceparent for a request that has none."""
         self.access_log = access_log
         self.https_port: int | None = None
         """Where a client that is sent to https connects; None: nowhere."""
@@ -95,6 +101,8 @@ class Proxy:
         self.connections: set[ClientConnection] = set()
         self.overdue = Overdue(asyncio.get_running_loop())
         """Of the fast lane: what runs in it."""
+        self.wheel = Wheel(asyncio.get_running_loop())
+        """Every connection's deadlines."""
         self._by_client: dict[str, int] = {}
         self.new_identifier = request_ids
         self.configure(config, sites, routes)
@@ -107,8 +115,13 @@ class Proxy:
         self.trust = Trust(config.trusted_proxies)
         self.rules: object = object()
         """Another one after each change of what a request goes by."""
-        self._timeouts: dict[RouteTimeouts, TimeoutsConfig] = {}
-        self._shapes: dict[Shape, Shape] = {}
+        self.most_sent = config.upstream_connections
+        self.most_requests = config.limits.requests_per_connection or math.inf
+        """On one client connection."""
+        self.rest_s = min(SLIM_S, config.timeouts.idle or SLIM_S)
+        """After so long an idle connection is looked at for the first time."""
+        self._timeouts: dict[int, tuple[Route, TimeoutsConfig]] = {}
+        self._shapes: dict[tuple[int, int, bool, bool], Shape] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Carrier, request.protocol).connection
@@ -190,35 +203,32 @@ class Proxy:
     @property
     def is_full(self) -> bool:
         """Not one more request may be sent on."""
-        return self.sent_on >= self.config.upstream_connections
+        return self.sent_on >= self.most_sent
 
-    def shape(self, shape: Shape) -> Shape:
-        """The one object that stands for all that are equal to it. A service takes its settings
-        over after we did: those made in between are worth nothing any more."""
-        known = self._shapes.get(shape)
-        if known is None or known.config is not shape.config:
-            self._shapes.pop(shape, None)  # else the old one would stay as the key
-            self._shapes[shape] = known = shape
+    def shape(self, route: Route, *, bodiless: bool, keep: bool, config: ServiceConfig) -> Shape:
+        """The one object for these, for as long as they count."""
+        # by identity: the hash of a route is that of all it holds; the shape keeps both alive
+        key = (id(route), id(config), bodiless, keep)
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._shapes[key] = Shape(route, bodiless, keep, config)
         return known
 
     def identify(self, fields: Fields) -> bytes:
         return headers.request_id(fields, self.new_identifier())
 
-    def timeouts_of(self, own: RouteTimeouts) -> TimeoutsConfig:
+    def timeouts_of(self, route: Route) -> TimeoutsConfig:
         """The timeouts of a route: its own, else the proxy's."""
-        found = self._timeouts.get(own)
+        found = self._timeouts.get(id(route))
         if found is None:
-            changed = own.model_dump(exclude_none=True)
-            found = self._timeouts[own] = self.config.timeouts.model_copy(update=changed)
-        return found
+            changed = route.timeouts.model_dump(exclude_none=True)
+            found = route, self.config.timeouts.model_copy(update=changed)
+            self._timeouts[id(route)] = found
+        return found[1]
 
     def date(self) -> bytes:
         """Now, as a Date field says it."""
         return _date(int(time.time()))
-
-    def trace(self) -> bytes:
-        """A traceparent for a request that has none."""
-        return trace.make(self._random)
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,19 +14,24 @@ class Rolling:
     the nine to ten seconds just past. Who must rather count too much takes one bucket more.
     """
 
-    __slots__ = ("_counts", "_index", "_total", "_width_s")
+    __slots__ = ("_at", "_counts", "_index", "_next", "_total", "_width_s")
 
     def __init__(self, width_s: float, buckets: int) -> None:
         self._width_s = width_s
         self._counts = [0] * buckets
         self._index = 0
         """Which bucket of all time the newest one is."""
+        self._at = 0
+        """Where it stands in the ring."""
+        self._next = width_s
+        """When the one after it begins: adding is asked for with each request."""
         self._total = 0
 
     def add(self, now: float) -> None:
         """It happened once more. `now` never goes back."""
-        self._advance(now)
-        self._counts[self._index % len(self._counts)] += 1
+        if now >= self._next:
+            self._advance(now)
+        self._counts[self._at] += 1
         self._total += 1
 
     def total(self, now: float) -> int:
@@ -47,3 +52,8 @@ class Rolling:
             self._total -= counts[aged % size]
             counts[aged % size] = 0
         self._index = index
+        self._at = index % size
+        # never early: until the division above says so, the running bucket goes on
+        self._next = index * self._width_s
+        while int(self._next / self._width_s) <= index:
+            self._next += self._width_s

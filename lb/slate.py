@@ -1,11 +1,12 @@
-"""What a selection policy is given and what it may know: candidates, a slate of them, dice.
+"""What a selection policy is given, what it may know, and how it is told of changes.
 
-Owns the shapes alone. Policies stand in `balance`, `peak` and `ring`; who is on a slate is the
-pool's to say.
+Owns the shapes alone. Policies stand in `balance`, `least_requests` and `ring`, over the orders of
+`rota` and `draw`; who is on a slate is the pool's to say.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -37,36 +38,58 @@ class Rng(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 
-class Slate(Generic[C]):
+class Slate(ABC, Generic[C]):
     """Who may be picked: `members`, in order of joining, without those in `closed` (they are full,
-    or were tried). At least one is not closed.
+    or were tried).
 
-    `members` is the same object until somebody comes, goes or changes its share, and until then
-    whatever a policy derived from it holds. `running` counts the requests on all of them.
+    Made by a policy, and made anew when somebody comes, goes or changes its share: that may look at
+    everybody. Until then it is told of each change of `in_flight`, and of who closes and opens, so
+    that no pick has to look: each of these takes O(1) or O(log n).
     """
 
-    __slots__ = ("closed", "members", "running")
+    __slots__ = ("closed", "members")
 
-    def __init__(self, members: Sequence[C], closed: set[C] | None = None, running: int = 0):
+    def __init__(self, members: Sequence[C]) -> None:
+        """`members`: all of them open, with what they have running just now."""
         self.members = members
-        self.closed: set[C] = closed if closed is not None else set()
-        self.running = running
+        self.closed: set[C] = set()
 
-    def open(self) -> Sequence[C]:
-        """Those that may be picked."""
-        if not self.closed:
-            return self.members
-        return [member for member in self.members if member not in self.closed]
+    @abstractmethod
+    def pick(self, now: float, key: bytes | None = None) -> C:
+        """One that is open; at least one must be. `now` is monotonic seconds, `key` what
+        `consistent_hash` hangs on."""
 
-    def without(self, others: set[C]) -> Slate[C]:
-        """The same with more of them closed."""
-        return Slate(self.members, self.closed | others, self.running)
+    def took(self, member: C) -> None:
+        """This one, which is open, was given a request: `in_flight` has just grown by one."""
+
+    def gave(self, member: C) -> None:
+        """A request there ended: `in_flight` has just shrunk by one. It may be closed."""
+
+    def close(self, member: C) -> None:
+        """This one, which is open, may not be picked for now."""
+        self.closed.add(member)
+
+    def reopen(self, member: C) -> None:
+        """This one, which is closed, may be picked again."""
+        self.closed.remove(member)
+
+
+class NoChoice(Slate[C]):
+    """One member, or none."""
+
+    __slots__ = ()
+
+    def pick(self, now: float, key: bytes | None = None) -> C:
+        return self.members[0]
 
 
 class Policy(Protocol):
-    """Picks one that is open. `key` is what `consistent_hash` hangs on, None without; `now` is
-    monotonic seconds."""
+    """Makes slates. What it remembers from one to the next is whose turn it is, never a backend's
+    state."""
 
     name: str
+    goes_by_latency: bool
+    """Does it look at `peak`? Else nobody keeps that up."""
 
-    def pick(self, slate: Slate[C], rng: Rng, now: float, key: bytes | None = None) -> C: ...
+    def slate(self, members: Sequence[C], rng: Rng) -> Slate[C]:
+        """A new one for these; one at least. `rng` breaks ties and spreads load."""

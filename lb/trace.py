@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, repeat
 from typing import Final
+
+_BYTES: Final = 24
+AT_ONCE: Final = 128
 
 # Trace Context §3.2: trace-id and parent-id in lower-case hex, neither of them zeros, then flags.
 _IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -27,17 +32,26 @@ def valid(parents: Sequence[bytes]) -> bool:
     return len(parents) == 1 and _PARENT(parents[0]) is not None
 
 
-def make(random: Callable[[int], bytes]) -> bytes:
-    """A new `traceparent` of 24 random bytes, which need not be secret.
+def traces(random: Callable[[int], bytes]) -> Callable[[], bytes]:
+    """Makes a new `traceparent` for each request that has none: 24 random bytes, not secret.
 
-    It says `sampled` (flags 01) although we record nothing: under 00 a tracer that follows its
+    They say `sampled` (flags 01) although we record nothing: under 00 a tracer that follows its
     parent, as OpenTelemetry's do by default, records nothing either, and an application would lose
-    its traces by being put behind a balancer.
+    its traces by being put behind a balancer. Made many at a time: asking the kernel for each
+    request's own would take longer than the rest.
     """
-    digits = random(24).hex()
-    trace_id, parent_id = digits[:32], digits[32:]
-    if not trace_id.strip("0"):
-        trace_id = f"{1:032x}"
-    if not parent_id.strip("0"):
-        parent_id = f"{1:016x}"
-    return f"00-{trace_id}-{parent_id}-01".encode("ascii")
+    made = chain.from_iterable(map(make, repeat(random), repeat(AT_ONCE)))
+    return partial(next, made)
+
+
+def make(random: Callable[[int], bytes], number: int) -> list[bytes]:
+    """So many of them. `random` gives so many random bytes."""
+    digits = random(_BYTES * number).hex().encode()
+    made = []
+    for at in range(0, 2 * _BYTES * number, 2 * _BYTES):
+        # neither may be all zeros
+        trace_id = digits[at : at + 32] if digits[at : at + 32].strip(b"0") else b"%032x" % 1
+        parent = digits[at + 32 : at + 48]
+        parent_id = parent if parent.strip(b"0") else b"%016x" % 1
+        made.append(b"00-%b-%b-01" % (trace_id, parent_id))
+    return made

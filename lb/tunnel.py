@@ -11,7 +11,7 @@ from typing import Final
 
 from lb.backend_connection import BackendConnection
 from lb.client_connection import ClientConnection
-from lb.deadline import Deadline
+from lb.deadline import Deadline, Wheel
 
 # Of a tunnel that one side has closed.
 HALF_IDLE_S: Final = 60.0
@@ -25,13 +25,13 @@ class Tunnel:
         client: ClientConnection,
         backend: BackendConnection,
         idle_s: float,
-        loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
     ) -> None:
         self._client = client
         self._backend = backend
         self._idle_s = idle_s
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._deadline = Deadline(loop, self._end)
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._deadline = Deadline(wheel, self)
         self._ended = 0
         self.to_client_bytes = 0
         self.to_backend_bytes = 0
@@ -49,6 +49,10 @@ class Tunnel:
             raise
         finally:
             self._deadline.close()
+
+    def expired(self) -> None:
+        """Neither has said a word for too long."""
+        self._end()
 
     def _end(self) -> None:
         if not self._done.done():

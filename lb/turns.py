@@ -23,10 +23,11 @@ class Turns(Generic[W]):
         self._having: list[OrderedDict[bytes, None]] = [OrderedDict()]
         """By number: the clients with so many waiting. The last one is not empty (nor the first,
         where it is the only one: nobody has none)."""
-        self._number = 0
+        self.number = 0
+        """`len`, for who asks with every request."""
 
     def __len__(self) -> int:
-        return self._number
+        return self.number
 
     def count(self, client: bytes) -> int:
         """How many of this client's wait."""
@@ -38,7 +39,7 @@ class Turns(Generic[W]):
         if queue is None:
             queue = self._clients[client] = OrderedDict()
         queue[waiter] = None
-        self._number += 1
+        self.number += 1
         self._counted(client, len(queue) - 1, len(queue))
 
     def first(self) -> tuple[bytes, W]:
@@ -56,7 +57,7 @@ class Turns(Generic[W]):
         if queue is None or waiter not in queue:
             return
         del queue[waiter]
-        self._number -= 1
+        self.number -= 1
         if not queue:
             del self._clients[client]
         self._counted(client, len(queue) + 1, len(queue))

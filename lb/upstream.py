@@ -93,7 +93,7 @@ class Upstream:
             connection = self.idle(backend, loop.time(), repeatable=repeatable)
         if connection is None:
             connection = await self._connect(backend, onward, timeouts)
-            self._began(backend, connection, repeatable)
+            self._running.setdefault(backend, {})[connection] = repeatable
         exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
         exchange.send()
         return exchange, await self._head(backend, exchange, interim)
@@ -140,26 +140,25 @@ class Upstream:
         """A kept connection for one exchange, the one used last; None where none is fresh enough.
         `repeatable`: nothing is lost where it is cut. `keep` or `cut` it."""
         kept = self._kept.get(backend)
-        idle_s = IDLE_S if repeatable else IDLE_UNSAFE_S
-        while kept and now - kept[-1].idle_since < idle_s:
+        oldest = now - (IDLE_S if repeatable else IDLE_UNSAFE_S)
+        while kept and kept[-1].idle_since > oldest:
             connection = kept.pop()
-            connection.wake()
+            connection.resting = False
             if connection.clean:
-                self._began(backend, connection, repeatable)
+                running = self._running.get(backend)
+                if running is None:
+                    running = self._running[backend] = {}
+                running[connection] = repeatable
                 return connection
             connection.close()
         return None
 
     def keep(self, backend: Backend, connection: BackendConnection, now: float) -> None:
         """Its exchange is over, and nothing of it is left on the connection."""
-        self._ended(backend, connection)
-        if (
-            not backend.probed
-            or connection.rules is not self._rules
-            or self._service.send_proxy_protocol != "off"
-        ):
-            connection.close()
+        if connection.rules is not self._rules or not backend.probed:
+            self.cut(backend, connection)
             return
+        del self._running[backend][connection]
         kept = self._kept.get(backend)
         if kept is None:
             kept = self._kept[backend] = []
@@ -172,15 +171,6 @@ class Upstream:
     def cut(self, backend: Backend, connection: BackendConnection) -> None:
         """Its exchange is over, and so is the connection."""
         connection.close()
-        self._ended(backend, connection)
-
-    def _began(self, backend: Backend, connection: BackendConnection, repeatable: bool) -> None:
-        running = self._running.get(backend)
-        if running is None:
-            running = self._running[backend] = {}
-        running[connection] = repeatable
-
-    def _ended(self, backend: Backend, connection: BackendConnection) -> None:
         running = self._running[backend]
         del running[connection]
         if not running and not backend.probed:
@@ -209,7 +199,8 @@ class Upstream:
                     connection = await self._knock(backend)
                 else:
                     connection = await dial(backend.address)
-                connection.rules = rules
+                # what is introduced by a PROXY header serves that one client
+                connection.rules = None if onward.proxy_header else rules
                 connection.on_idle_news = partial(self._forget, backend, connection)
                 if onward.proxy_header:
                     connection.write(onward.proxy_header)

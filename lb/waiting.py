@@ -124,6 +124,16 @@ class WaitingLine:
     ) -> Lease:
         """A lease that nobody has to wait for, else a NoBackendError: AtCapacityError where it is
         worth waiting in the line."""
+        self._admit()
+        return self._pool.lease(exclude=exclude, key=key, prefer=prefer)
+
+    def reserve_now(self, now: float, key: bytes | None, prefer: str | None) -> Backend:
+        """The same without a lease: see `Pool.reserve`."""
+        if self.limit is not None:
+            self._admit()
+        return self._pool.reserve(now, (), key, prefer)
+
+    def _admit(self) -> None:
         # Whoever waits already was offered every place there is: what is free now, nobody before
         # this one may use (they avoid the backend they failed on). Only a limit may have grown
         # since, and nobody was told.
@@ -131,14 +141,13 @@ class WaitingLine:
             self.serve()
             if self._at_limit():
                 raise AtCapacityError(f"{self.limit()} requests are as many as the service carries")
-        return self._pool.lease(exclude=exclude, key=key, prefer=prefer)
 
     def _at_limit(self) -> bool:
         pool = self._pool
         if self.limit is None or pool.in_flight < self.limit():
             return False
         # Where there is no backend, that is the answer, not the limit.
-        return bool(pool.available) or pool.none_available == "try_anyway"
+        return pool.offers
 
     # ── in and out ───────────────────────────────────────────────────────────────────────────
 
@@ -195,6 +204,8 @@ class WaitingLine:
     def serve(self) -> None:
         """Give places to those whose turn it is. The pool calls it after each release and flip,
         also of a flip that it only noticed when asked for a lease here."""
+        if not self._number_again and not self._turns.number:
+            return
         self._news = True
         if self._serving:
             return

@@ -17,6 +17,7 @@ LONGEST_FILE = 500
 
 PURE = (
     "lb/balance.py", "lb/slate.py", "lb/ring.py", "lb/peak.py", "lb/slow_start.py",
+    "lb/least_requests.py", "lb/round_robin.py", "lb/rota.py", "lb/draw.py",
     "lb/outlier.py", "lb/sticky.py", "lb/cookies.py", "lb/headers.py", "lb/retry.py",
     "lb/proxy_protocol.py", "lb/compression.py", "lb/access_line.py",
     "lb/routes.py", "lb/config_changes.py", "lb/exchange.py", "lb/field_names.py",

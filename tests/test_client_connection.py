@@ -9,7 +9,7 @@ import logging
 
 import pytest
 
-from lb.client_connection import PROBES_S
+from lb.half_closed import PROBES_S
 from tests.fake_backend import Exchange, FakeBackend, hang
 from tests.proxy_harness import Answer, Client, one, proxied, reason_of, until
 

@@ -16,7 +16,7 @@ from lb.errors import (
     BadRequestError,
     ConnectRefusedError,
 )
-from lb.exchange import Asked, Body, Onward, RequestIds
+from lb.exchange import Asked, Body, Onward, request_ids
 from lb.headers import Connection
 from lb.wire.framing import Ends, Framing
 from lb.wire.head import AnswerHead, Fields, RequestHead, Version, request_head
@@ -344,7 +344,7 @@ def test_who_answers_the_last_hop(method: str, hops: bytes, ours: bool) -> None:
 
 
 def test_request_ids_differ() -> None:
-    make = RequestIds("cafe")
+    make = request_ids("cafe")
     assert [make(), make()] == [b"cafe-00000001", b"cafe-00000002"]
 
 

@@ -317,6 +317,40 @@ def test_excluded_backends_are_not_picked_again() -> None:
             pool.lease(exclude=[first.backend, second.backend])
 
 
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_those_excluded_are_there_for_the_next_request(policy: str) -> None:
+    pool = make(policy=policy, limit=1)
+    names = [f"web-{n}" for n in range(5)]
+    join(pool, *names)
+    tried = [backend(pool, name) for name in names[:4]]
+    for _ in range(3):
+        with pool.lease(exclude=[*tried, *tried]) as lease:
+            assert lease.backend.name == "web-4"
+            with pytest.raises(AtCapacityError):
+                pool.lease(exclude=tried)
+    held = [pool.lease(key=b"%d" % n) for n in range(5)]
+    assert {lease.backend.name for lease in held} == set(names)
+    with pytest.raises(AllTriedError):
+        pool.lease(exclude=[*tried, backend(pool, "web-4")])
+    held[0].release()
+    with pool.lease() as lease:
+        assert lease.backend is held[0].backend
+
+
+def test_a_pool_offers_somebody_also_where_everybody_is_full() -> None:
+    pool = make(limit=1, fall=1)
+    found = [pool.offers]
+    join(pool, "web-1", ready=False)
+    found.append(pool.offers)
+    probe(pool, "web-1")
+    found.append(pool.offers)
+    with pool.lease():
+        found.append(pool.offers)
+    probe(pool, "web-1", ok=False)
+    found.append(pool.offers)
+    assert found == [False, False, True, True, False]
+
+
 async def test_a_cancelled_request_gives_its_lease_back() -> None:
     pool = make()
     join(pool, "web-1")

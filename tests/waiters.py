@@ -133,6 +133,6 @@ class CountingPool(Pool):
         self.given.append(lease)
         return lease
 
-    def _released(self, backend: Backend) -> None:
+    def release(self, backend: Backend) -> None:
         self.came_back += 1
-        super()._released(backend)
+        super().release(backend)

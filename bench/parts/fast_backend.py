@@ -1,9 +1,9 @@
 """A backend that costs next to nothing: canned answers by path on uvloop, in one process.
 
 What stands behind a proxy whose own price is asked for. `/42`, `/10k`, `/1m` are answers of that
-size; `/head` says which head arrived; `/stream?N` is an answer of N bytes; a body is taken in and
-answered with how long it was. It believes heads, and knows bodies by their Content-Length
-only: what its clients send has one.
+size; `/head` says which head arrived; `/stream?N` is an answer of N bytes, `/large` one that does
+not end; a body is taken in and answered with how long it was. It believes heads, and knows bodies
+by their Content-Length only: what its clients send has one.
 `python -m bench.parts.fast_backend PORT…` serves until it is ended, and says so with a line.
 """
 
@@ -16,6 +16,8 @@ import sys
 from typing import Final, cast
 
 import uvloop
+
+from bench.parts.slow import BEGINNING
 
 SIZES: Final = {"/42": 42, "/10k": 10 * 1024, "/1m": 1024 * 1024, "/readyz": 0}
 PIECE: Final = bytes(256 * 1024)
@@ -92,6 +94,8 @@ class Exchange(asyncio.Protocol):
                 return
         if path == b"/head":
             self._transport.write(answer(head))
+        elif path == b"/large":
+            self._transport.write(BEGINNING)
         elif path.startswith(b"/stream?"):
             self._streaming = asyncio.get_running_loop().create_task(self._stream(int(path[8:])))
         else:

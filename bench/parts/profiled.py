@@ -1,7 +1,7 @@
 """`lbctl` under cProfile, for the benchmarks only: `python -m bench.parts.profiled FILE up …`.
 
-What it finds is in FILE once the program ends, for `pstats`. Everything takes about twice as long
-meanwhile, small functions more than that: it says where the time goes, not how much there is.
+What it finds is in FILE once the program ends, for `pstats`. Everything takes two to three times as
+long meanwhile, small functions more than that: it says where the time goes, not how much there is.
 """
 
 from __future__ import annotations

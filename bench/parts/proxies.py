@@ -27,11 +27,14 @@ from lb import self_signed
 
 NAMES: Final = ("haproxy", "nginx", "ours")
 START_S: Final = 15.0
+PATIENCE_S: Final = 30.0
+"""With a program that should have ended."""
 MOST_CLIENTS: Final = 15_000
 
 HAPROXY: Final = """
 global
   nbthread 1
+  no strict-limits
   maxconn {clients}
   stats socket {folder}/stats.sock
 defaults
@@ -160,8 +163,8 @@ class Ground:
     """Ours runs under cProfile, which leaves its findings there."""
 
 
-def pinned(core: int, *words: str) -> list[str]:
-    """On that core alone, and ended with the process that started it."""
+def pinned(core: int | str, *words: str) -> list[str]:
+    """On that core (or those, "0,1") alone, and ended with the process that started it."""
     return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), *words]
 
 
@@ -207,7 +210,7 @@ async def _fast_backend(ports: Sequence[int], core: int) -> AsyncIterator[None]:
         *pinned(core, sys.executable, "-m", "bench.parts.fast_backend", *map(str, ports)),
         stdout=asyncio.subprocess.PIPE,
     )
-    async with _ended(process):
+    async with ended(process):
         said = b""
         if process.stdout is not None:
             async with asyncio.timeout(START_S):
@@ -218,8 +221,8 @@ async def _fast_backend(ports: Sequence[int], core: int) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    """Not longer than this."""
+async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """The process lives no longer than this."""
     try:
         yield
     finally:
@@ -248,7 +251,7 @@ async def running(name: str, on: Ground) -> AsyncIterator[Proxy]:
         process = await asyncio.create_subprocess_exec(
             *pinned(on.proxy_core, *words), stdout=output, stderr=output
         )
-    async with _ended(process):
+    async with ended(process):
         if not await _answers(process, port):
             raise SystemExit(f"{name} does not start: {log.read_text(errors='replace')[-1000:]}")
         yield Proxy(name, port, tls_port, process.pid)
@@ -260,7 +263,7 @@ def haproxy_config(port: int, tls_port: int, on: Ground) -> str:
         for at, backend in enumerate(on.backends)
     )
     return HAPROXY.format(
-        port=port, tls_port=tls_port, folder=on.folder, servers=servers, clients=clients_allowed()
+        port=port, tls_port=tls_port, folder=on.folder, servers=servers, clients=MOST_CLIENTS
     )
 
 
@@ -306,6 +309,26 @@ async def _answers(process: asyncio.subprocess.Process, port: int) -> bool:
     return False
 
 
+async def program_output(words: Sequence[str], seconds: float) -> str:
+    """What a `pinned` program prints. Raises ValueError where it fails or does not end; then it is
+    gone all the same."""
+    process = await asyncio.create_subprocess_exec(
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(seconds + PATIENCE_S):
+            said, complaint = await process.communicate()
+    except TimeoutError:
+        raise ValueError(f"{words[6]} does not end") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    if process.returncode:
+        raise ValueError(f"{words[6]} failed: {(complaint or said).decode()[-300:]}")
+    return said.decode()
+
+
 async def asked(port: int, target: str) -> tuple[int, bytes, bytes]:
     """(status, head, body) of one request on a connection of its own. Raises OSError,
     IncompleteReadError, ValueError."""
@@ -326,8 +349,3 @@ def files_allowed() -> int:
     """Open files that a process may ask for."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1_000_000 if hard == resource.RLIM_INFINITY else min(hard, 1_000_000)
-
-
-def clients_allowed() -> int:
-    """Connections for HAProxy's maxconn: it wants two files for each, and some more."""
-    return max(100, min(MOST_CLIENTS, (files_allowed() - 200) // 2))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.slow_clients import Found, allowed, misses, report, run
+from bench.parts.slow import allowed
+from bench.slow_clients import Found, misses, report, run
 
 FEW = 1000
 
