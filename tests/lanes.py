@@ -188,7 +188,7 @@ def _counters(proxy: Proxied) -> dict[str, object]:
         "arrived": counters.arrived,
         "in flight": counters.in_flight,
         "timed": counters.duration.count,
-        "waited": counters.queue_wait.count,
+        "waited": counters.queue_wait.count + counters.unqueued,
         "retries": counters.retries,
         "errors": counters.upstream_errors,
         "leases": backend.requests_total,

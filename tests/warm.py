@@ -50,10 +50,10 @@ class Gate:
 
 def lane_of(proxy: Proxied) -> FastLane:
     """The one that runs."""
-    (lane,) = proxy.server.proxy.overdue.all()
+    (lane,) = proxy.server.proxy.overdue.running
     assert isinstance(lane, FastLane)
     return lane
 
 
 def running(proxy: Proxied) -> int:
-    return len(proxy.server.proxy.overdue)
+    return len(proxy.server.proxy.overdue.running)
