@@ -205,13 +205,13 @@ class Proxy:
         """Not one more request may be sent on."""
         return self.sent_on >= self.most_sent
 
-    def shape(self, route: Route, *, bodiless: bool, keep: bool, config: ServiceConfig) -> Shape:
+    def shape(self, route: Route, *, method: str, keep: bool, config: ServiceConfig) -> Shape:
         """The one object for these, for as long as they count."""
         # by identity: the hash of a route is that of all it holds; the shape keeps both alive
-        key = (id(route), id(config), bodiless, keep)
+        key = (id(route), id(config), method, keep)
         known = self._shapes.get(key)
         if known is None:
-            known = self._shapes[key] = Shape(route, bodiless, keep, config)
+            known = self._shapes[key] = Shape(route, method, keep, config)
         return known
 
     def identify(self, fields: Fields) -> bytes:
