@@ -121,7 +121,7 @@ class Proxy:
         self.rest_s = min(SLIM_S, config.timeouts.idle or SLIM_S)
         """After so long an idle connection is looked at for the first time."""
         self._timeouts: dict[int, tuple[Route, TimeoutsConfig]] = {}
-        self._shapes: dict[tuple[int, int, bool, bool], Shape] = {}
+        self._shapes: dict[tuple[int, int, str, bool], Shape] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Carrier, request.protocol).connection

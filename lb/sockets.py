@@ -17,8 +17,8 @@ from typing import Final
 from lb.address import cannot_listen, split_address
 
 BACKLOG: Final = 4096
-"""Connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn, 4096 by
-default): ten thousand clients that come at once must not be left to knock again after a second."""
+"""Connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn: 4096
+by default): ten thousand clients that come at once must not be left to knock again after a second."""
 
 # SO_LINGER on, for no time: closing discards what is unsent, and resets.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
