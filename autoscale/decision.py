@@ -34,9 +34,9 @@ PART_WORDS: Mapping[Reason, str] = {
 """How a part says what it saw. `asks` is its number of replicas."""
 
 GUARD_WORDS: Mapping[Reason, str] = {
-    Reason.NOT_SUSTAINED: "{level} for {lasted_s:.1f} s of {window_s:g} s",
+    Reason.NOT_SUSTAINED: "{level} for {lasted_s:.1f} s of {window_s:.3g} s",
     Reason.KEPT: "{by} keeps {kept}",
-    Reason.STABILISING: "{kept} may have been needed within the last {window_s:g} s",
+    Reason.STABILISING: "{kept} may have been needed within the last {window_s:.3g} s",
     Reason.WOULD_CROSS: "{fewer} would run at {crossed:.2f} of {limit:.2f}",
     Reason.PANIC: "{times:g} times their work a moment ago: nobody leaves for {left_s:.0f} s",
     Reason.RATE_LIMITED: "the limit of {period_s:g} s leaves {later} for later",

@@ -82,6 +82,7 @@ class Backend:
         "bad_total",
         "connect_failures",
         "doubted_at",
+        "elsewhere",
         "failures",
         "healthy",
         "host",
@@ -140,6 +141,8 @@ class Backend:
         self.record = Record()
         # counters
         self.in_flight = 0
+        self.elsewhere = 0
+        """Requests that may be running on it on other workers; those here alone are `in_flight`."""
         self.answered_at = NEVER
         self.requests_total = 0
         self.bad_total = 0
@@ -167,6 +170,11 @@ class Backend:
         """Draining is not failing: a backend that gets no new request is not asked."""
         lifecycle = self.lifecycle
         return lifecycle is Lifecycle.READY or lifecycle is Lifecycle.STARTING
+
+    @property
+    def running(self) -> int:
+        """Requests on all workers."""
+        return self.in_flight + self.elsewhere
 
     @property
     def failures_total(self) -> int:
@@ -200,7 +208,7 @@ class Backend:
             name=self.name,
             lifecycle=self.lifecycle.value,
             healthy=self.healthy,
-            in_flight=self.in_flight,
+            in_flight=self.running,
             vm=self.vm,
             ejected=self.ejected,
         )
@@ -213,7 +221,7 @@ class Backend:
             lifecycle=self.lifecycle.value,
             healthy=self.healthy,
             weight=self.weight,
-            in_flight=self.in_flight,
+            in_flight=self.running,
             requests_total=self.requests_total,
             failures_total=self.failures_total,
             latency_p50_s=p50,

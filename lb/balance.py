@@ -90,6 +90,10 @@ POLICIES: Final[dict[str, Callable[[HashConfig], Policy]]] = {
 }
 
 
+Policies = Callable[[str, HashConfig], Policy]
+"""Makes a policy by its word in the config."""
+
+
 def policy_named(name: str, config: HashConfig | None = None) -> Policy:
     """A fresh policy by its word in the config. Raises KeyError for an unknown one."""
     return POLICIES[name](config or HashConfig())

@@ -28,13 +28,18 @@ class Changes:
 def changes(old: Config, new: Config, *, hosts_open: bool) -> Changes:
     """From `old`, in force, to `new`. `hosts_open`: there are connections to hypervisors; they
     stay as they are."""
-    made = [*_diff("proxy", _values(old.proxy), _values(new.proxy)), *_services(old, new)]
+    fixed = {"workers"}
+    made = [
+        *_diff("proxy", _values(old.proxy, fixed), _values(new.proxy, fixed)),
+        *_services(old, new),
+    ]
     if old.route != new.route:
         made.append(f"routes: {len(old.route)} before, {len(new.route)} now")
     waiting = [
         f"{sentence}: needs a restart"
         for sentence in (
             *_diff("admin", _values(old.admin), _values(new.admin)),
+            *_diff("proxy", {"workers": old.proxy.workers}, {"workers": new.proxy.workers}),
             *(["hypervisor changed"] if hosts_open and old.hypervisor != new.hypervisor else []),
         )
     ]

@@ -145,6 +145,8 @@ class ProxyConfig(Table):
     """Most requests running on all backends together."""
     shutdown_grace: Seconds = 30.0
     """How long SIGTERM waits for running requests."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the addresses, one a core. The first also does all the rest."""
 
     @model_validator(mode="before")
     @classmethod

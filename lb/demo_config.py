@@ -41,6 +41,9 @@ def demo_config(
                         "target_cpu": TARGET_CPU,
                         "shrink_margin": SHRINK_MARGIN,
                         "shrink_window": window_s,
+                        # or the second lull, which the story ends on purpose, would teach it to
+                        # wait for 66 s in the last one
+                        "shrink_window_max": window_s,
                         "stable_window": window_s,
                         "panic_window": PANIC_WINDOW_S,
                         "forecast": "off",

@@ -8,6 +8,7 @@ Takes the time as an argument; knows no clock.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from itertools import accumulate
 from operator import add
 from typing import Final
@@ -59,6 +60,15 @@ class Latency:
             self._close_slot(now)
         self._current[bucket] += 1
         self.sum_s += seconds
+
+    def take(self, counts: Mapping[int, int], sum_s: float, now: float) -> None:
+        """What another worker counted since it last told: requests by index of BOUNDS_S, and their
+        seconds. They are as recent as the telling."""
+        if int(now) != self._slot:
+            self._close_slot(now)
+        for index, number in counts.items():
+            self._current[index] += number
+        self.sum_s += sum_s
 
     def _close_slot(self, now: float) -> None:
         slot = int(now)

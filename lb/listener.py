@@ -12,7 +12,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,6 +81,7 @@ class ProxyServer:
     """The proxy on its addresses. `addresses` is what clients can connect to, once started.
 
     `home` keeps a self-signed certificate; `counters` takes the requests that belong to no service.
+    `bind` gives the listening sockets of an entry of `listen`, or raises ListenError.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class ProxyServer:
         *,
         home: Path | None = None,
         counters: RequestMetrics | None = None,
+        bind: Callable[[str], list[socket.socket]] = sockets.bind,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._bind_at = bind
         self._home = home or Path()
         self.proxy = Proxy(
             config,
@@ -106,6 +109,7 @@ class ProxyServer:
         )
         self._tls: ServerTls | None = None
         self._listeners: dict[str, _Listener] = {}
+        self._minded: list[_Accepting] = []
         self._started = False
 
     @property
@@ -113,6 +117,11 @@ class ProxyServer:
         return tuple(
             sockets.name_of(one) for open_ in self._listeners.values() for one in open_.bound
         )
+
+    @property
+    def bound(self) -> dict[str, list[socket.socket]]:
+        """The sockets that stand for each entry of `listen`, by its address. Ours to close."""
+        return {address: list(open_.bound) for address, open_ in self._listeners.items()}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -205,30 +214,46 @@ class ProxyServer:
             scheme=b"https" if encrypted else b"http",
             redirect_to_https=listen.redirect_to_https,
         )
-        return _Listener(listen, encrypted, bound or sockets.bind(listen.address), [], server)
+        return _Listener(listen, encrypted, bound or self._bind_at(listen.address), [], server)
 
     async def _accept(self, open_: _Listener) -> None:
+        for one in open_.bound:
+            open_.accepting.append(await self._accept_on(open_, one))
+
+    async def _accept_on(self, open_: _Listener, one: socket.socket) -> _Accepting:
         loop = asyncio.get_running_loop()
         context = self._tls.context if self._tls is not None and open_.encrypted else None
-        for one in open_.bound:
-            if context is None and not open_.config.proxy_protocol:
-                server = await loop.create_server(
-                    open_.server.connection, sock=one.dup(), backlog=sockets.BACKLOG
-                )
-                open_.accepting.append(server)
-                continue
-            open_.accepting.append(
-                Acceptor(
-                    one.dup(),
-                    open_.server.connection,
-                    knocked=self.proxy.knocked,
-                    settled=self.proxy.settled,
-                    trust=(lambda: self.proxy.trust) if open_.config.proxy_protocol else None,
-                    timeout_s=lambda: self.proxy.config.timeouts.head,
-                    context=context,
-                    loop=loop,
-                )
+        if context is None and not open_.config.proxy_protocol:
+            return await loop.create_server(
+                open_.server.connection, sock=one.dup(), backlog=sockets.BACKLOG
             )
+        return Acceptor(
+            one.dup(),
+            open_.server.connection,
+            knocked=self.proxy.knocked,
+            settled=self.proxy.settled,
+            trust=(lambda: self.proxy.trust) if open_.config.proxy_protocol else None,
+            timeout_s=lambda: self.proxy.config.timeouts.head,
+            context=context,
+            loop=loop,
+        )
+
+    async def mind(self, others: Mapping[str, Sequence[socket.socket]]) -> Callable[[], None]:
+        """Accept on another worker's sockets too, by the address each stands for: nobody does there
+        just now. Returns what ends it; connections that came so far stay."""
+        minded: list[_Accepting] = []
+        for address, theirs in others.items():
+            if self._started and (open_ := self._listeners.get(address)) is not None:
+                minded += [await self._accept_on(open_, one) for one in theirs]
+        self._minded += minded
+
+        def end() -> None:
+            for one in minded:
+                if one in self._minded:
+                    self._minded.remove(one)
+                    one.close()
+
+        return end
 
     def _settle(self) -> None:
         """Tell the proxy what depends on the ports as they are bound."""
@@ -255,6 +280,11 @@ class ProxyServer:
         for open_ in self._listeners.values():
             open_.close()
             open_.cut()
+        for one in self._minded:
+            one.close()
+            if isinstance(one, Acceptor):
+                one.cut()
+        self._minded.clear()
         for connection in tuple(proxy.connections):
             if connection.running:
                 connection.close()

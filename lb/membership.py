@@ -34,6 +34,8 @@ class Membership:
         self._departed: list[Backend] = []
         self._running = 0
         self._static: Sequence[BackendConfig] = ()
+        self.edition = 0
+        """Goes up with whatever the other workers have to know."""
         self._retired_latency = Latency()
         self._subscribers: list[Callable[[Change], None]] = []
         self.on_room: Callable[[], None] = lambda: None
@@ -66,7 +68,7 @@ class Membership:
 
     @property
     def in_flight(self) -> int:
-        """Running leases, those on backends that already left included."""
+        """Running leases of this process, those on backends that already left included."""
         return self._running
 
     def load(self) -> PoolLoad:
@@ -200,6 +202,7 @@ class Membership:
     def _weigh(self, backend: Backend, weight: int) -> None:
         if backend.weight != weight:
             backend.weight = weight
+            self.edition += 1
             self._stale()
 
     def _add(self, backend: Backend) -> Backend:
@@ -213,7 +216,7 @@ class Membership:
         if backend.lifecycle is not Lifecycle.DRAINING:
             if backend.ejected:
                 backend.record.reinstate(self.clock())  # it gets nothing in any case
-            self._move(backend, Lifecycle.DRAINING, reason, f"{backend.in_flight} in flight")
+            self._move(backend, Lifecycle.DRAINING, reason, f"{backend.running} in flight")
 
     def _undrain(self, backend: Backend, reason: Reason, *, sure: bool = False) -> None:
         """`sure`: it is as well as it was, and serves at once."""
@@ -229,12 +232,22 @@ class Membership:
 
     def _leave(self, backend: Backend, reason: Reason) -> None:
         del self._backends[backend.name]
-        if backend.in_flight:
-            self._departed.append(backend)
-        else:
-            self._retired_latency.absorb(backend.latency)
-        words = f"{backend.in_flight} in flight"
+        self._departed.append(backend)
+        words = f"{backend.running} in flight"
         self._move(backend, Lifecycle.GONE, reason, words, dead=reason in _DEAD)
+        self.settle(backend)
+
+    def settle(self, backend: Backend) -> None:
+        """Forget one that is gone once nothing runs on it, here or elsewhere; its durations stay in
+        the sum of all who left."""
+        if backend in self._departed and not backend.running:
+            self._departed.remove(backend)
+            self._retired_latency.absorb(backend.latency)
+
+    def counted_at(self, backend: Backend) -> Latency:
+        """Where durations on it are counted: its own histogram, or what is left of it."""
+        listed = self._backends.get(backend.name) is backend or backend in self._departed
+        return backend.latency if listed else self._retired_latency
 
     def _move(
         self, backend: Backend, to: Lifecycle, reason: Reason, message: str, *, dead: bool = False
@@ -255,6 +268,7 @@ class Membership:
         dead: bool = False,
     ) -> None:
         """Every flip ends here, so that whoever keeps a list of who is available cannot miss it."""
+        self.edition += 1
         self._stale()
         change = Change(
             service=self.service,

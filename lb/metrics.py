@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from lb.autoscaler_metrics import AutoscalerRows, AutoscalerSource, collect_autoscaler
+from lb.counted import Elsewhere
 from lb.errors import UpstreamError
 from lb.histogram import add_histogram
 from lb.latency import CONTRACT_BUCKETS_S, Latency
@@ -66,6 +67,7 @@ class RequestMetrics:
         "breaker_open",
         "connections",
         "duration",
+        "elsewhere",
         "fast",
         "in_flight",
         "limit",
@@ -99,6 +101,8 @@ class RequestMetrics:
         self.queue_wait = Latency()
         self.retries: dict[str, int] = {}
         self.upstream_errors: dict[str, int] = {}
+        self.elsewhere = Elsewhere()
+        """What other workers have now; what they counted so far is added to these counters."""
         self.waiting: Callable[[], int] = lambda: 0
         """How many wait in line; the proxy says so once it has a line."""
         self.breaker_open: Callable[[], bool] = lambda: False
@@ -142,6 +146,7 @@ class Metrics(Collector):
         """Of requests that belong to no service: not to be read, or without a route."""
         self._autoscaler: AutoscalerSource | None = None
         self._log_lines_dropped: Callable[[], int] = lambda: 0
+        self._workers: Callable[[], tuple[int, int]] = lambda: (1, 0)
         self.registry.register(self)
 
     def service(self, pool: Pool) -> RequestMetrics:
@@ -162,6 +167,10 @@ class Metrics(Collector):
         """Ask this at every scrape how many lines were lost."""
         self._log_lines_dropped = dropped
 
+    def workers(self, source: Callable[[], tuple[int, int]]) -> None:
+        """Ask this at every scrape how many serve, and how many were replaced so far."""
+        self._workers = source
+
     def render(self) -> tuple[bytes, str]:
         """The body and content type of `/metrics`."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -178,6 +187,7 @@ class Metrics(Collector):
         )
         lines.add_metric((), self._log_lines_dropped())
         yield lines
+        yield from _collect_workers(*self._workers())
         yield from collect_autoscaler(self._autoscaler() if self._autoscaler else AutoscalerRows())
 
 
@@ -241,7 +251,7 @@ def collect_proxy(
         labels=("service",),
     )
     connections = GaugeMetricFamily("lb_client_connections", "Connections of clients", labels=())
-    connections.add_metric((), unrouted.connections)
+    connections.add_metric((), unrouted.connections + unrouted.elsewhere.connections)
     refused = CounterMetricFamily(
         "lb_client_connections_refused_total",
         "Connections closed at once, because there were too many",
@@ -258,17 +268,18 @@ def collect_proxy(
         _add_requests(requests, duration, counters)
         waits = [number + counters.unqueued for number in counters.queue_wait.cumulative()]
         add_histogram(queue, (service,), CONTRACT_BUCKETS_S, waits, counters.queue_wait.sum_s)
-        in_flight.add_metric((service,), counters.in_flight)
-        queued.add_metric((service,), counters.waiting())
+        there = counters.elsewhere
+        in_flight.add_metric((service,), counters.in_flight + there.in_flight)
+        queued.add_metric((service,), counters.waiting() + there.waiting)
         fast.add_metric((service,), counters.fast)
-        tunnels.add_metric((service,), counters.tunnels)
-        broken.add_metric((service,), 1 if counters.breaker_open() else 0)
+        tunnels.add_metric((service,), counters.tunnels + there.tunnels)
+        broken.add_metric((service,), 1 if counters.breaker_open() or there.broken else 0)
         if (most := counters.limit()) is not None:
-            limit.add_metric((service,), most)
+            limit.add_metric((service,), most + (there.limit or 0))
         for backend in pool:
             labels = (service, backend.name)
             up.add_metric(labels, 1 if backend.available else 0)
-            backend_in_flight.add_metric(labels, backend.in_flight)
+            backend_in_flight.add_metric(labels, backend.running)
             _add_latency(upstream, labels, backend.latency)
         _add_latency(upstream, (service, RETIRED), pool.retired_latency())
         for reason, number in {**_NO_ERRORS, "hedge": 0, **counters.retries}.items():
@@ -283,6 +294,18 @@ def collect_proxy(
         requests, duration, upstream, queue, in_flight, queued, up, backend_in_flight, retries,
         errors, ejections, fast, tunnels, broken, limit, connections, refused,
     )  # fmt: skip
+
+
+def _collect_workers(serving: int, replaced: int) -> Iterator[Metric]:
+    workers = GaugeMetricFamily(
+        "lb_workers", "Processes that serve clients, the first one included", labels=()
+    )
+    workers.add_metric((), serving)
+    restarts = CounterMetricFamily(
+        "lb_worker_restarts_total", "Workers that died and were replaced", labels=()
+    )
+    restarts.add_metric((), replaced)
+    yield from (workers, restarts)
 
 
 def _add_requests(

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from autoscale.model import Answers, Reason
 from lb.backend import NEVER, Backend, Lifecycle
-from lb.balance import policy_named
+from lb.balance import Policies, policy_named
 from lb.change import Aspect
 from lb.change import Change as Change
 from lb.change import Report as Report
@@ -66,7 +66,7 @@ class Pool(Membership):
     """The backends of one service.
 
     `health` supplies the rise and fall counts. `max_in_flight` is each backend's limit. `clock` is
-    monotonic seconds. `rng` only breaks ties and spreads load.
+    monotonic seconds. `rng` only breaks ties and spreads load. `policies` makes policies.
     """
 
     def __init__(
@@ -77,8 +77,10 @@ class Pool(Membership):
         clock: Callable[[], float] = time.monotonic,
         rng: Rng | None = None,
         max_in_flight: int = sys.maxsize,
+        policies: Policies = policy_named,
     ) -> None:
         super().__init__(service, clock)
+        self._policies = policies
         # settings; `configure` changes them
         self.policy = policy
         self.health = health
@@ -92,6 +94,8 @@ class Pool(Membership):
         self.on_doubt: Callable[[Backend], None] = lambda _backend: None
         """Called with one that serves and may be dead: the prober is to ask it now, instead of at
         its next time, unless it is being asked."""
+        self.on_probed: Callable[[Report], None] = lambda _report: None
+        """Called after each report was judged: other workers may have doubted that backend."""
         # state
         self._rng: Rng = rng if rng is not None else random.Random()
         self._slate: Slate[Backend] | None = None
@@ -109,9 +113,11 @@ class Pool(Membership):
         config: ServiceConfig,
         clock: Callable[[], float] = time.monotonic,
         rng: Rng | None = None,
+        policies: Policies = policy_named,
     ) -> Pool:
         """A pool with the configured policy, rules and static backends."""
-        pool = cls(service, policy_named(config.policy, config.hash), config.health, clock, rng)
+        policy = policies(config.policy, config.hash)
+        pool = cls(service, policy, config.health, clock, rng, policies=policies)
         pool.configure(config)
         return pool
 
@@ -120,7 +126,7 @@ class Pool(Membership):
         them and their requests; a policy that stays keeps its turn."""
         if self._policy_from != (config.policy, config.hash):
             self._policy_from = (config.policy, config.hash)
-            self.policy = policy_named(config.policy, config.hash)
+            self.policy = self._policies(config.policy, config.hash)
         if config.outlier.window != self.outlier.window:
             for backend in self:
                 backend.record.measure(config.outlier.window)
@@ -267,9 +273,8 @@ class Pool(Membership):
             slate.gave(backend)
             if slate.closed and backend in slate.closed and backend.in_flight < self.max_in_flight:
                 slate.reopen(backend)
-        if backend.lifecycle is Lifecycle.GONE and not backend.in_flight:
-            self._departed.remove(backend)
-            self._retired_latency.absorb(backend.latency)
+        if backend.lifecycle is Lifecycle.GONE:
+            self.settle(backend)
         self.on_room()
 
     # ── health ───────────────────────────────────────────────────────────────────────────────
@@ -305,6 +310,7 @@ class Pool(Membership):
             backend.doubted_at > NEVER or (backend.refusals and backend.vm is not None)
         ):
             self.on_doubt(backend)
+        self.on_probed(report)
 
     def _condemned(self, backend: Backend, *, certain: bool) -> bool:
         """`fall` bad probes in a row: a busy guest answers late, and comes back. But where a
@@ -371,10 +377,23 @@ class Pool(Membership):
         if isinstance(error, ConnectFailedError):
             backend.connect_failures += 1
             if backend.healthy and backend.connect_failures >= self.health.fall:
-                backend.probe_successes = 0
-                words = f"{backend.connect_failures} × {error.reason}"
-                self._set_health(backend, False, words, dead=True)
+                self._refused(backend, backend.connect_failures, error.reason)
         self._count_bad(backend, self.clock())
+
+    def doubt(self, backend: Backend, refused: int) -> None:
+        """Another worker's request met a closed door there, and `refused` of its connections in a
+        row were: the same follows as here. What it counted is told apart from this."""
+        if self._backends.get(backend.name) is not backend or not backend.healthy:
+            return
+        backend.doubted_at = self.clock()
+        backend.connect_failures = max(backend.connect_failures, refused)
+        self.on_doubt(backend)
+        if refused >= self.health.fall:
+            self._refused(backend, refused, ConnectFailedError.reason)
+
+    def _refused(self, backend: Backend, number: int, reason: str) -> None:
+        backend.probe_successes = 0
+        self._set_health(backend, False, f"{number} × {reason}", dead=True)
 
     def _count_bad(self, backend: Backend, now: float) -> None:
         """A failure is what can make an outlier; who did well meanwhile needs no look."""

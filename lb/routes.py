@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from lb.config import Config
 from lb.config_service import FieldEdits, RouteConfig, RouteTimeouts
 from lb.errors import AmbiguousPathError
 
@@ -235,6 +236,11 @@ def plain_path(path: bytes) -> bytes:
         elif name not in (b"", b"."):
             kept.append(name)
     return b"".join(b"/" + name for name in kept)
+
+
+def routes_of(config: Config) -> Routes:
+    """Those of a whole configuration: without any, everything goes to its one service."""
+    return Routes(config.route, None if config.route else next(iter(config.service)))
 
 
 def _chain(host: str, paths: Mapping[str, _Paths]) -> _Chain:

@@ -28,7 +28,7 @@ class Traffic:
     def of(cls, site: Site) -> Traffic:
         counters = site.counters
         failed = sum(n for (_, code), n in counters.requests.items() if code >= 500)
-        return cls(site.demand(), counters.in_flight, failed)
+        return cls(site.demand(), counters.in_flight + counters.elsewhere.in_flight, failed)
 
 
 class Sampler:

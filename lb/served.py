@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from autoscale.model import Demand
+from lb.balance import Policies, policy_named
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.health import Prober
@@ -18,6 +19,7 @@ from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
 from lb.scaler import Scaler
+from lb.share import WHOLE, Share
 from lb.site import Site, manner_of
 from lb.tasks import cancel, spawn
 
@@ -32,7 +34,8 @@ MakeScaler = Callable[[Pool, ServiceConfig, Callable[[], Demand], Callable[[], M
 
 
 class Served:
-    """Raises TlsError where a file that the configuration names cannot be used."""
+    """`share` is this process's part of the limits; its machines go by the whole. Raises TlsError
+    where a file that the configuration names cannot be used."""
 
     def __init__(
         self,
@@ -43,10 +46,15 @@ class Served:
         pages: ErrorPages,
         secret: bytes,
         make_scaler: MakeScaler,
+        share: Share = WHOLE,
+        policies: Policies = policy_named,
     ) -> None:
         self.name = name
+        self._config = config
+        self._share = share
+        config = share.service(config)
         manner = manner_of(config)
-        self.pool = pool = Pool.from_config(name, config)
+        self.pool = pool = Pool.from_config(name, config, policies=policies)
         self.site = Site(name, config, proxy, pool, counters(pool), secret=secret, pages=pages)
         self.prober = Prober(pool)
         self.prober.manner = manner
@@ -76,7 +84,7 @@ class Served:
 
     def scale(self, opening: asyncio.Task[None]) -> None:
         """Let its machines be what the configuration says: start, go on, or retire them."""
-        config, scaler = self.site.config, self.scaler
+        config, scaler = self._config, self.scaler
         if config.vm is None:
             if scaler is not None:
                 scaler.retire()
@@ -129,7 +137,8 @@ class Served:
         """Go on with these settings; what was learned stays. Raises TlsError, and then nothing has
         changed."""
         manner = manner_of(config)
-        self.site.configure(config, proxy, pages)
+        self.site.configure(self._share.service(config), proxy, pages)
+        self._config = config
         self.prober.manner = manner
         self._tried = []
 
@@ -150,7 +159,8 @@ class Served:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
         # asked now and again: telling it would cost every request of every service
-        while self.site.counters.in_flight and loop.time() < until:  # noqa: ASYNC110
+        counters = self.site.counters
+        while counters.in_flight + counters.elsewhere.in_flight and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         for backend in self.pool:
             if backend.vm is None:

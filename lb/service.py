@@ -10,13 +10,14 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from autoscale.controller import Controller
 from autoscale.host import HostInfo, Hypervisor
 from autoscale.model import Demand, Happening, Reason
 from autoscale.model import Path as Way
-from lb import config_file, rows
+from lb import config_file, rows, sockets
 from lb.admin import access
 from lb.admin.api import AdminServer
 from lb.admin.control import HostRow, RefusedError, VmRow
@@ -33,19 +34,24 @@ from lb.histogram import Histogram
 from lb.hosts import Hosts
 from lb.installation import Installation
 from lb.journal import Journal
+from lb.lead import Lead
+from lb.least_together import policies_of
 from lb.listener import ProxyServer
 from lb.metrics import Metrics
 from lb.pool import Change, Pool
 from lb.probe import Manner
-from lb.routes import Routes
+from lb.routes import routes_of
 from lb.sampling import Sampler, Traffic
 from lb.scaler import Scaler
 from lb.series import Series
 from lb.series_file import Row
 from lb.served import Served
+from lb.share import Share
 from lb.site import Site
 from lb.strays import Strays
+from lb.tally import Tally
 from lb.tasks import cancel, spawn
+from lb.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +89,27 @@ class Balancer(FleetOrders):
         self._activations = {way: Histogram() for way in Way}
         self._decisions = Decisions(keep=self._journal.keep)
         self._token = access.ensure_token(self._home)
+        # what signs sessions must outlive the process, as the token does
+        self._secret = hmac.digest(self._token.encode(), b"sticky sessions", "sha256")
+        workers = config.proxy.workers
+        self._share = Share(0, workers)
+        self._tally = Tally.make(workers) if workers > 1 else None
+        self._lead = Lead(self._metrics.unrouted, tally=self._tally)
         pages = config_file.read_files(config)
         self._services.update({n: self._make(n, config, pages) for n in config.service})
         self._server = ProxyServer(
-            config.proxy,
+            self._share.proxy(config.proxy),
             self._sites(config),
-            _routes(config),
+            routes_of(config),
             home=self._home,
             counters=self._metrics.unrouted,
+            bind=partial(sockets.bind, shared=workers > 1),
         )
-        self._metrics.access_log(lambda: self._server.proxy.access_log.dropped)
+        self.workers = Workers(
+            workers, self._home, self._secret, self._server, self._lead, self._tally, self._note
+        )  # fmt: skip
+        self._metrics.workers(self.workers.counts)
+        self._metrics.access_log(lambda: self._server.proxy.access_log.dropped + self._lead.dropped)
         self._guests = GuestView(self._guest_addresses)
         self._strays = Strays(self._hosts.by_name, lambda: self.controllers, self._note)
         self._looking: asyncio.Task[None] | None = None
@@ -105,18 +122,19 @@ class Balancer(FleetOrders):
     # --- building
 
     def _make(self, name: str, config: Config, pages: Pages) -> Served:
-        # what signs sessions must outlive the process, as the token does
-        secret = hmac.digest(self._token.encode(), b"sticky sessions", "sha256")
         served = Served(
             name,
             config.service[name],
             config.proxy,
             self._metrics.service,
             pages[name],
-            secret,
+            self._secret,
             self._make_scaler,
+            self._share,
+            policies_of(self._tally, self._lead.slot_of),
         )
         served.pool.subscribe(lambda change: self._pool_changed(served, change))
+        self._lead.follow(served.site)
         return served
 
     def _make_scaler(
@@ -160,8 +178,9 @@ class Balancer(FleetOrders):
             try:
                 await self._server.start()
                 await self._admin.start()
+                await self.workers.start(self.config)
             except BaseException:
-                await self._server.stop(0)
+                await self._stop_serving(0)
                 await self._stop_rest()
                 raise
             for served in self._services.values():
@@ -184,6 +203,7 @@ class Balancer(FleetOrders):
     def hurry(self) -> None:
         """While stopping: cut the requests that are still running."""
         self._server.hurry()
+        self.workers.hurry()
 
     async def stop(self, *, retire_vms: bool = False) -> None:
         """Finish the requests, then let go of the VMs: they live on unless they are to be retired.
@@ -192,10 +212,7 @@ class Balancer(FleetOrders):
         """
         async with self._changing:
             self._ending = True
-        grace_s = self.config.proxy.shutdown_grace
-        stopped = await self._server.stop(grace_s)
-        if stopped.cut:
-            log.warning("running requests that were cut: %d", len(stopped.cut))
+        await self._stop_serving(self.config.proxy.shutdown_grace)
         await cancel(self._looking)
         await asyncio.gather(
             *(served.stop_scaling(retire_vms=retire_vms) for served in self._services.values()),
@@ -203,6 +220,11 @@ class Balancer(FleetOrders):
         )
         await self._stop_rest()
         await self._hosts.close()
+
+    async def _stop_serving(self, grace_s: float) -> None:
+        stopped, _ = await asyncio.gather(self._server.stop(grace_s), self.workers.stop(grace_s))
+        if stopped.cut:
+            log.warning("running requests that were cut: %d", len(stopped.cut))
 
     async def _retire_strays(self) -> None:
         """End the VMs that no service of the configuration owns, each by a scaler of its own."""
@@ -223,6 +245,7 @@ class Balancer(FleetOrders):
         await self._series.stop()
         for served in self._services.values():
             await served.close()
+        self._lead.close()
         await self._guests.stop()
         if self._admin is not None:
             await self._admin.stop()
@@ -281,7 +304,8 @@ class Balancer(FleetOrders):
                 await served.start()
             kept = {name: self._services[name] for name in config.service}
             await asyncio.gather(*(kept[n].prepare(part) for n, part in config.service.items()))
-            await self._server.reconfigure(config.proxy, self._sites(config), _routes(config))
+            proxy = self._share.proxy(config.proxy)
+            await self._server.reconfigure(proxy, self._sites(config), routes_of(config))
         except BaseException:
             for served in before.values():
                 served.revert()
@@ -298,10 +322,14 @@ class Balancer(FleetOrders):
                 # a file that was fine a moment ago; by now the rest is in force
                 log.warning("service %s keeps its settings: %s", name, error)
         # what needs a restart stays as it was, and will be said again
-        fixed: dict[str, object] = {"admin": self.config.admin}
+        workers = {"workers": self.config.proxy.workers}
+        fixed: dict[str, object] = {
+            "admin": self.config.admin, "proxy": config.proxy.model_copy(update=workers)
+        }  # fmt: skip
         if self._hosts.opening is not None:
             fixed["hypervisor"] = self.config.hypervisor
         self.config = config.model_copy(update=fixed)
+        await self.workers.configure(self.config)
         for name, served in before.items():
             if name not in config.service and not served.leaving:
                 self._leave(served)
@@ -323,6 +351,7 @@ class Balancer(FleetOrders):
 
     def _forget(self, name: str) -> None:
         del self._services[name]
+        self._lead.forget(name)
         self._metrics.forget(name)
 
     # --- tying
@@ -460,10 +489,6 @@ class Balancer(FleetOrders):
     def is_ready(self) -> tuple[bool, str]:
         # not those that leave, or get ready to come
         return rows.readiness(self._sites(self.config))
-
-
-def _routes(config: Config) -> Routes:
-    return Routes(config.route, None if config.route else next(iter(config.service)))
 
 
 def _told(what: str, message: str, service: str = "") -> Happening:

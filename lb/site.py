@@ -119,18 +119,18 @@ class Site:
         return not lost and self.line.awaited() > 0
 
     def demand(self) -> Demand:
-        """What clients ask of the service now. Read once a second: 30 µs for the latency, and
-        2 µs a backend."""
-        now = self.pool.clock()
+        """What clients ask of the service now, on all workers. Read once a second: 30 µs for the
+        latency, and 2 µs a backend."""
+        now, there = self.pool.clock(), self.counters.elsewhere
         p50, p99 = self.counters.duration.quantiles((0.5, 0.99), now)
         return Demand(
             at=now,
             arrived_total=self.counters.arrived,
-            queued=len(self.line),
-            waiting_s=self.line.standing_s,
+            queued=len(self.line) + there.waiting,
+            waiting_s=max(self.line.standing_s, there.waiting_s),
             latency_p50_s=p50,
             latency_p99_s=p99,
-            in_flight={backend.name: backend.in_flight for backend in self.pool},
+            in_flight={backend.name: backend.running for backend in self.pool},
             served_total={backend.name: backend.latency.count for backend in self.pool},
         )
 

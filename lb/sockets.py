@@ -11,14 +11,14 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 from lb.address import cannot_listen, split_address
 
 BACKLOG: Final = 4096
-"""Connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn: 4096
-by default): ten thousand clients that come at once must not be left to knock again after a second."""
+"""Connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn, 4096
+by default): of many clients that come at once none should have to knock again after a second."""
 
 # SO_LINGER on, for no time: closing discards what is unsent, and resets.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
@@ -26,29 +26,64 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INT: Final = struct.Struct("i")
 
 
-def bind(address: str) -> list[socket.socket]:
-    """A listening socket for each address the name stands for. Raises ListenError, and then leaves
-    none behind."""
+def bind(address: str, *, shared: bool = False) -> list[socket.socket]:
+    """A listening socket for each address the name stands for. `shared`: others may be put
+    `beside` it. Raises ListenError, and then leaves none behind."""
     host, port = split_address(address)
     bound: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, where in dict.fromkeys(found):
-            one = socket.socket(family, kind, protocol)
+            one = _bound(family, kind, protocol, where)
+            if shared:
+                # Two that share a port need not know of each other: the first attempt was alone,
+                # so that another program's port is never joined by mistake.
+                where = one.getsockname()
+                one.close()
+                one = _bound(family, kind, protocol, where, shared=True)
             bound.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # what is accepted from it inherits this, at no call of its own
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if family == socket.AF_INET6:
-                # beside a listener for IPv4, not instead of one
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.setblocking(False)
-            one.bind(where)
             one.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         close(bound)
         raise cannot_listen(address, error, "proxy.listen") from error
     return bound
+
+
+def beside(ours: Iterable[socket.socket], address: str) -> list[socket.socket]:
+    """Another socket for each of these, that listens where it does, if that was bound `shared`: the
+    kernel deals new connections out to both. `address` is how it is configured. Raises ListenError,
+    and then leaves none behind."""
+    bound: list[socket.socket] = []
+    try:
+        for one in ours:
+            other = _bound(one.family, one.type, one.proto, one.getsockname(), shared=True)
+            bound.append(other)
+            other.listen(BACKLOG)
+    except OSError as error:
+        close(bound)
+        raise cannot_listen(address, error, "proxy.listen") from error
+    return bound
+
+
+def _bound(
+    family: int, kind: int, protocol: int, where: Any, *, shared: bool = False
+) -> socket.socket:
+    one = socket.socket(family, kind, protocol)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # what is accepted from it inherits this, at no call of its own
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if shared:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # beside a listener for IPv4, not instead of one
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.setblocking(False)
+        one.bind(where)
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def close(sockets: list[socket.socket]) -> None:

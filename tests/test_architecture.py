@@ -17,6 +17,7 @@ LONGEST_FILE = 500
 
 PURE = (
     "lb/balance.py", "lb/slate.py", "lb/ring.py", "lb/peak.py", "lb/slow_start.py",
+    "lb/share.py", "lb/least_together.py", "lb/counted.py", "lb/pool_state.py",
     "lb/least_requests.py", "lb/round_robin.py", "lb/rota.py", "lb/draw.py",
     "lb/outlier.py", "lb/sticky.py", "lb/cookies.py", "lb/headers.py", "lb/retry.py",
     "lb/proxy_protocol.py", "lb/compression.py", "lb/access_line.py",
@@ -173,6 +174,11 @@ def test_libvirt_stands_in_one_file(source: Source) -> None:
     assert "libvirtError" not in named
 
 
+MAY_START_PROCESSES = {
+    "lb/worker_process.py": "starts this program again as a worker, never a tool"
+}
+
+
 def allowed_askers() -> set[str]:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     (rule,) = re.findall(r"aiohttp's client errors never leave (.+?)\.\n", page)
@@ -194,7 +200,7 @@ def test_aiohttps_client_stays_with_those_who_ask(source: Source) -> None:
 
 @each
 def test_serving_never_shells_out(source: Source) -> None:
-    if source.package not in ("lb", "autoscale"):
+    if source.package not in ("lb", "autoscale") or source.path in MAY_START_PROCESSES:
         return
     assert "subprocess" not in {top(module) for module in source.imports()}
     started = {
@@ -206,6 +212,18 @@ def test_serving_never_shells_out(source: Source) -> None:
     }
     assert not started
     assert not [w.lineno for w in source.words() if w.value.split()[:1] == ["virsh"]]  # type: ignore[union-attr]
+
+
+def test_what_starts_a_process_starts_this_interpreter_alone() -> None:
+    for path in MAY_START_PROCESSES:
+        (source,) = [s for s in SOURCES if s.path == path]
+        starts = [
+            node
+            for node in ast.walk(source.tree)
+            if isinstance(node, ast.Call) and "subprocess_exec" in ast.unparse(node.func)
+        ]
+        assert [ast.unparse(start.args[0]) for start in starts] == ["sys.executable"]
+        assert not [call for call in source.calls() if "subprocess_shell" in call]
 
 
 @each
