@@ -15,6 +15,7 @@ from lb.config import ServiceConfig, TimeoutsConfig
 from lb.errors import RequestError
 from lb.exchange import Asked
 from lb.forwarded import Told
+from lb.metrics import counted_as
 from lb.retry import IDEMPOTENT, may_hedge
 from lb.routes import Route
 from lb.site import Site
@@ -39,10 +40,11 @@ _SHORTEST_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """What the client's head of an answer hangs on, beside the backend's."""
+    """What the client's head of an answer hangs on, beside the backend's, and how it is counted."""
 
     route: Route
-    bodiless: bool
+    method: str
+    """As it is counted by: one of a few, so HEAD is told from others."""
     keep: bool
     """The client asks for another request on its connection."""
     config: ServiceConfig
@@ -156,7 +158,7 @@ def plan_for(proxy: Proxy, connection: ClientConnection, data: bytes) -> Plan | 
         prefer=site.preferred(head.fields),
         repeatable=head.method in IDEMPOTENT,
         shape=proxy.shape(
-            route, bodiless=head.method == "HEAD", keep=asked.keep_alive, config=config
+            route, method=counted_as(head.method), keep=asked.keep_alive, config=config
         ),
         learns=config.breaker.enabled or config.adaptive.enabled,
         rules=proxy.rules,

@@ -49,9 +49,14 @@ _OUR_FAILURES: Final = (500, 502, 503, 504)
 """What the proxy answers where it has no answer of a backend's; nought for each method seen."""
 
 
+def counted_as(method: str) -> str:
+    """The method that a request is counted by; bounded, whatever clients invent."""
+    return method if method in METHODS else "other"
+
+
 def key_of(method: str, code: int) -> tuple[str, int]:
-    """What a request is counted by; bounded, whatever clients invent."""
-    return (method if method in METHODS else "other", code)
+    """What a request is counted by; the second is its status."""
+    return counted_as(method), code
 
 
 class RequestMetrics:

@@ -56,6 +56,11 @@ class Overdue:
             self._timer = None
 
     def _tick(self) -> None:
+        self._timer = None
+        if not self.running:
+            return
+        # first of all: a fault with one exchange must not be the end of the looking
+        self._timer = self._loop.call_later(TICK_S, self._tick)
         now = self._loop.time()
         late = [one for one in self._partial if one.heard_at <= now - TOGETHER_S]
         for one in self.running:
@@ -65,4 +70,3 @@ class Overdue:
                 late.append(one)
         for one in late:
             one.hand_over()
-        self._timer = self._loop.call_later(TICK_S, self._tick) if self.running else None

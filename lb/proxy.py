@@ -121,7 +121,7 @@ class Proxy:
         self.rest_s = min(SLIM_S, config.timeouts.idle or SLIM_S)
         """After so long an idle connection is looked at for the first time."""
         self._timeouts: dict[int, tuple[Route, TimeoutsConfig]] = {}
-        self._shapes: dict[tuple[int, int, bool, bool], Shape] = {}
+        self._shapes: dict[tuple[int, int, str, bool], Shape] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Carrier, request.protocol).connection
@@ -205,13 +205,13 @@ class Proxy:
         """Not one more request may be sent on."""
         return self.sent_on >= self.most_sent
 
-    def shape(self, route: Route, *, bodiless: bool, keep: bool, config: ServiceConfig) -> Shape:
+    def shape(self, route: Route, *, method: str, keep: bool, config: ServiceConfig) -> Shape:
         """The one object for these, for as long as they count."""
         # by identity: the hash of a route is that of all it holds; the shape keeps both alive
-        key = (id(route), id(config), bodiless, keep)
+        key = (id(route), id(config), method, keep)
         known = self._shapes.get(key)
         if known is None:
-            known = self._shapes[key] = Shape(route, bodiless, keep, config)
+            known = self._shapes[key] = Shape(route, method, keep, config)
         return known
 
     def identify(self, fields: Fields) -> bytes:

@@ -97,7 +97,6 @@ COVERED_BY = {
     "loadtest.mix": "test_loadtest_targets",
     "loadtest.interval_log": "test_loadtest_results",
     "loadtest.outputs": "test_loadtest_results",
-    "lb.client_phase": "test_client_connection",
     "loadtest.page": "test_loadtest_results",
     "loadtest.series_csv": "test_loadtest_results",
     "loadtest.listen": "test_loadtest_metrics",

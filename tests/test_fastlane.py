@@ -54,6 +54,17 @@ async def test_the_metric_tells_of_it() -> None:
         assert 'lb_fast_lane_requests_total{service="web"} 1.0' in told
 
 
+async def test_each_method_is_counted_as_itself() -> None:
+    """Equal answers are remembered, whatever was asked: not by which method."""
+    async with warm() as (proxy, _), proxy.client() as client:
+        for method in ("POST", "GET", "BREW", "POST"):
+            await client.request(method, "/", "Content-Length: 1", body=b"x")
+            await client.answer()
+        assert proxy.counters.fast == 4
+        counted = {("POST", 200): 2, ("GET", 200): 2, ("other", 200): 1}
+        assert proxy.counters.requests == counted
+
+
 async def test_every_request_has_an_id_and_a_trace_of_its_own() -> None:
     async with warm() as (proxy, backend), proxy.client() as client:
         for _ in range(3):

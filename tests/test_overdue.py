@@ -75,10 +75,10 @@ def test_who_waits_long_is_handed_over_within_a_tick() -> None:
     loop, overdue = made()
     one = Exchange(loop, overdue)
     loop.run(LONGEST_S - TICK_S)
-    assert list(overdue.running) == [one]
+    assert tuple(overdue.running) == (one,)
     loop.run(2.5 * TICK_S)
     assert one.given_at is not None
-    assert not overdue.running
+    assert len(overdue.running) == 0
 
 
 def test_the_rest_of_an_answer_is_waited_for_less_long() -> None:
@@ -88,7 +88,7 @@ def test_the_rest_of_an_answer_is_waited_for_less_long() -> None:
     loop.run(TOGETHER_S + 1.5 * TICK_S)
     assert whole.given_at is None
     assert partial.given_at is not None
-    assert list(overdue.running) == [whole]
+    assert tuple(overdue.running) == (whole,)
 
 
 def test_who_ends_in_time_is_left_alone() -> None:
@@ -135,11 +135,11 @@ def test_each_is_handed_over_once_and_in_time(
         for other, ends_at in sorted(begun, key=lambda pair: pair[1]):
             if loop.now <= ends_at <= until and other.given_at is None:
                 loop.run(ends_at - loop.now)
-                if other.given_at is None and other in overdue.running:
+                if other.given_at is None and other in tuple(overdue.running):
                     overdue.end(other)
         loop.run(max(0.0, until - loop.now))
-        for other in cast(dict[Exchange, None], overdue.running):
+        for other in cast(tuple[Exchange, ...], tuple(overdue.running)):
             limit_s = TOGETHER_S if other.heard_at else LONGEST_S
             assert loop.now - other.began <= limit_s + TICK_S + 1e-6
     loop.run(2)
-    assert not overdue.running
+    assert len(overdue.running) == 0
