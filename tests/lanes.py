@@ -25,7 +25,7 @@ from tests.conformance.wire import Wire
 from tests.conformance.witness import Witness
 from tests.proxy_harness import Proxied, proxied
 
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 3.0
 """For the answers that a story is to have; those that have fewer end their connection."""
 TRIES: Final = 3
 """What the lanes make of a story may hang on 0.1 s, and one of two runs may be that late on a busy

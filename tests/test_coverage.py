@@ -29,6 +29,7 @@ COVERED_BY = {
     "guest.rootfs": "test_image",
     "lb.attempts": "test_attempts",
     "lb.client_server": "test_client_connection",
+    "lb.client_phase": "test_client_connection",
     "lb.dial": "test_upstream",
     "lb.journey": "test_journey",
     "lb.relay": "test_relay",

@@ -162,7 +162,11 @@ SETTINGS: Final[tuple[dict[str, Any], ...]] = (
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    sent = b"".join(draw(st.lists(requests(), min_size=1, max_size=3)))
+    several = draw(st.lists(requests(), min_size=1, max_size=3))
+    # The backend of these stories takes what follows an upgrade for a tunnel's bytes, and no answer
+    # would ever come.
+    last = next((at for at, one in enumerate(several) if b"websocket" in one), len(several))
+    sent = b"".join(several[: last + 1])
     shares = draw(st.just([]) | st.lists(st.floats(0, 0.999), max_size=3))
     answered = draw(st.lists(st.just(OK) | answers(), max_size=4))
     return Story(pieces(sent, shares), tuple(answered), draw(st.sampled_from(SETTINGS)))
