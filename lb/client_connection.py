@@ -143,9 +143,11 @@ class ClientConnection(ClientTransport):
         super().force_close()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.HEAD and not self._input and self._take(data):
-            return
-        if self._phase is Phase.TUNNEL:
+        if self._phase is Phase.HEAD and not self._input:
+            if not self._take(data):
+                self._input = data
+                self._advance(offered=True)
+        elif self._phase is Phase.TUNNEL:
             self._tunnel.from_client(data)
         elif self._phase is not Phase.DEAF:
             self._input = self._input + data if self._input else data
@@ -234,11 +236,12 @@ class ClientConnection(ClientTransport):
 
     # ── reading requests ─────────────────────────────────────────────────────────────────────
 
-    def _advance(self) -> None:
-        """Read as far as the input goes: at most one exchange runs at a time."""
+    def _advance(self, *, offered: bool = False) -> None:
+        """Read as far as the input goes: at most one exchange runs at a time. `offered`: the fast
+        lane does not want it."""
         try:
             if self._phase is Phase.HEAD:
-                self._read_head()
+                self._read_head(offered)
             elif self._phase is Phase.BODY:
                 self._read_body()
         except WireError as error:
@@ -247,13 +250,13 @@ class ClientConnection(ClientTransport):
             self._malformed(error)
         self._regulate()
 
-    def _read_head(self) -> None:
+    def _read_head(self, offered: bool) -> None:
         data = self._input
         if data.startswith(b"\r\n"):
             # RFC 9112 §2.2: old clients send an empty line too many after a body.
             data = self._input = _EMPTY_LINES(b"", data, count=1)
             self._scanned = 0
-        if not data or self._take(data):
+        if not data or (not offered and self._take(data)):
             return
         limits = self._proxy.config.limits
         end = data.find(END, max(0, self._scanned - 3))
