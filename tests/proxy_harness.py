@@ -36,6 +36,13 @@ PATIENCE_S = 20.0
 """How long anything may take before a test fails: generous, because the box may be busy."""
 
 
+class FirstOfAll:
+    """Dice with which turns begin at the backend that came first."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 @dataclass
 class Proxied:
     pool: Pool
@@ -89,6 +96,7 @@ async def proxied(
         policy_named(policy),
         health or HealthConfig(),
         clock=_clock,
+        rng=FirstOfAll(),
         max_in_flight=max_in_flight,
     )
     for backend in backends:

@@ -412,7 +412,7 @@ async def test_the_log_tells_of_retries_and_of_clients_that_left(tmp_path: Path)
             await proxy.settled(3)
         *served, left = await logged(proxy, path)
     told = {(line["attempts"], line["retry_reason"]) for line in served}
-    # whose turn it is first is drawn
+    # a retry takes the other one's turn, so the next request may begin with the bad one again
     assert (2, "reset") in told
     assert told <= {(1, None), (2, "reset")}
     assert {line["backend"] for line in served} == {good.address}
