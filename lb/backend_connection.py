@@ -199,9 +199,6 @@ class BackendConnection(asyncio.Protocol):
         if not self._reading:
             self._read(True)
 
-    def wake(self) -> None:
-        self.resting = False
-
     def enter_tunnel(self, tunnel: TunnelEnd) -> None:
         """From now on bytes go there, those that are here first."""
         self._tunnel = tunnel

@@ -147,7 +147,7 @@ async def test_one_that_works_again_tells_nobody() -> None:
     async with connected() as ends:
         ends.connection.on_idle_news = told.set
         ends.connection.rest(1.0)
-        ends.connection.wake()
+        ends.connection.resting = False
         ends.writer.write(b"answer")
         assert await received(ends.connection, 6) == b"answer"
         assert not told.is_set()
