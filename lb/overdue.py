@@ -62,11 +62,10 @@ class Overdue:
         # first of all: a fault with one exchange must not be the end of the looking
         self._timer = self._loop.call_later(TICK_S, self._tick)
         now = self._loop.time()
-        late = [one for one in self._partial if one.heard_at <= now - TOGETHER_S]
+        late = {one: None for one in self._partial if one.heard_at <= now - TOGETHER_S}
         for one in self.running:
             if one.began > now - LONGEST_S:
                 break
-            if one not in late:
-                late.append(one)
+            late[one] = None
         for one in late:
             one.hand_over()
