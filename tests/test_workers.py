@@ -180,7 +180,10 @@ async def test_least_requests_goes_by_what_runs_on_all_of_them(tmp_path: Path) -
             one.go.set()
             other.go.set()
             assert (await second.answer()).body == busy
-            assert {(await ask(first)).body for _ in range(40)} == {b"a", b"b"}
+            # its worker counts it off after it was sent, and may not have the processor then
+            async with asyncio.timeout(PATIENCE_S):
+                while (await ask(first)).body != busy:
+                    pass
 
 
 async def test_one_alone_starts_no_other(tmp_path: Path) -> None:
