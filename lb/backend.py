@@ -8,7 +8,7 @@ and judges nothing: the pool does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
@@ -69,7 +69,7 @@ class BackendView:
     """Requests failed there while the others did better: it gets none for a while."""
 
     def as_dict(self) -> dict[str, str | int | float | bool | None]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Backend:

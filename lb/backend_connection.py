@@ -94,7 +94,7 @@ class BackendConnection(asyncio.Protocol):
             return
         self.buffer = self.buffer + data if self.buffer else data
         if len(self.buffer) > HIGH_BYTES:
-            self._read(False)
+            self.read(False)
         self._news()
 
     def eof_received(self) -> bool | None:
@@ -144,7 +144,7 @@ class BackendConnection(asyncio.Protocol):
         """Wait for more bytes in the buffer, or for the end. One waiter at a time."""
         if self.ended:
             return
-        self._read(True)
+        self.read(True)
         waiter = self._waiter = self._loop.create_future()
         try:
             await waiter
@@ -165,7 +165,8 @@ class BackendConnection(asyncio.Protocol):
         self.buffer = buffer[most:]
         return buffer[:most]
 
-    def _read(self, wanted: bool) -> None:
+    def read(self, wanted: bool) -> None:
+        """Take what comes, or leave it to wait on its way."""
         if wanted != self._reading and not self.transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -197,13 +198,13 @@ class BackendConnection(asyncio.Protocol):
         self.idle_since = now
         self.resting = True
         if not self._reading:
-            self._read(True)
+            self.read(True)
 
     def enter_tunnel(self, tunnel: TunnelEnd) -> None:
         """From now on bytes go there, those that are here first."""
         self._tunnel = tunnel
         ahead, self.buffer = self.buffer, b""
-        self._read(True)
+        self.read(True)
         if self._writable is not None:
             tunnel.backend_full(True)
         if ahead:
@@ -214,7 +215,7 @@ class BackendConnection(asyncio.Protocol):
 
     def pause_tunnel(self, full: bool) -> None:
         """The client's side takes no more, or takes more again."""
-        self._read(not full)
+        self.read(not full)
 
     def close(self) -> None:
         """Cut it: with a request half sent, the backend must not take it for a whole one."""

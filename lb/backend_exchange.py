@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lb.backend_connection import HIGH_BYTES, BackendConnection
+from lb.client_transport import ClientTransport
 from lb.config import LimitsConfig, TimeoutsConfig
 from lb.errors import (
     BadAnswerError,
@@ -25,6 +26,7 @@ from lb.errors import (
 )
 from lb.exchange import Onward
 from lb.headers import tokens
+from lb.pour import Pour
 from lb.request_body import RequestBody
 from lb.sockets import taken
 from lb.tasks import spawn
@@ -252,6 +254,22 @@ class BackendExchange:
                 return b""
             await self._read_on()
         return self._ready.popleft()
+
+    async def pour(self, client: ClientTransport, silence_s: float) -> None:
+        """Write the rest of the body to the client as it comes. Raises what `read` does, and a
+        ClientFaultError where the client takes nothing for `silence_s`, or is gone."""
+        while self._ready:
+            client.write(self._ready.popleft())
+        if isinstance(self._framing, Ends) or self.complete:
+            return
+        pour = Pour(self.connection, client, self._framing, self._loop)
+        try:
+            await pour.run(self._timeouts.between_bytes, silence_s)
+        finally:
+            self._framing = pour.left
+            self.complete = not pour.left
+        if pour.left:
+            self._body_ended()
 
     async def _read_on(self) -> None:
         connection = self.connection

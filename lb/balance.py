@@ -8,7 +8,7 @@ backend's state.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from lb.config_service import HashConfig
 from lb.draw import Draw
@@ -29,8 +29,8 @@ class RandomTwo:
     not all run to the same backend.
     """
 
-    name = "random_two"
-    goes_by_latency = False
+    name: ClassVar[str] = "random_two"
+    goes_by_latency: ClassVar[bool] = False
 
     def slate(self, members: Sequence[C], rng: Rng) -> Slate[C]:
         return _LessBusy(members, rng)
@@ -51,8 +51,8 @@ class PeakEwma:
     of all, and everybody at once would be its ruin; drawn in pairs it meets at most 2/n of them.
     """
 
-    name = "peak_ewma"
-    goes_by_latency = True
+    name: ClassVar[str] = "peak_ewma"
+    goes_by_latency: ClassVar[bool] = True
 
     def slate(self, members: Sequence[C], rng: Rng) -> Slate[C]:
         return _Cheaper(members, rng)

@@ -40,7 +40,7 @@ AHEAD_BYTES: Final = 65536
 LINGER_S: Final = 2.0
 
 # What is unsent when a connection is closed still goes out, to whoever takes it by then.
-FLUSH_S: Final = 30.0
+FLUSH_S: float = 30.0
 
 _EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+").sub
 

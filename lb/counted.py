@@ -15,7 +15,7 @@ from lb.latency import Latency
 
 if TYPE_CHECKING:
     from lb.backend import Backend
-    from lb.metrics import RequestMetrics
+    from lb.request_metrics import RequestMetrics
 
 Count = dict[str, float]
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from lb import fastlane
 from lb.address import split_address
 from lb.config import Config, HypervisorConfig
 
@@ -81,7 +82,7 @@ async def checks(
 ) -> list[Check]:
     """Look at everything; tests put their own hypervisors in place of libvirt's."""
     serving = await asyncio.to_thread(is_serving or (lambda: _answers(home)))
-    found = [check_python(sys.version_info[:3]), check_libvirt_python()]
+    found = [check_python(sys.version_info[:3]), check_request_path(), check_libvirt_python()]
     # without VMs no hypervisor is ever opened
     hypervisors = config.hypervisor if _has_vms(config) else ()
     if hypervisors:
@@ -124,6 +125,14 @@ def check_libvirt_python(load: Callable[[str], Any] = importlib.import_module) -
         fix = "run `./run setup`, which installs libvirt-dev and builds it"
         return Check(name, "fail", f"cannot be imported: {error}", fix)
     return Check(name, "ok", "can be imported")
+
+
+def check_request_path(file: str = fastlane.__file__) -> Check:
+    """`file`: what Python runs the fast lane from."""
+    if not file.endswith(".py"):
+        return Check("request path", "ok", "compiled")
+    finding = "interpreted: forwarding takes half as much CPU again"
+    return Check("request path", "warn", finding, "install gcc, and run `./run setup`")
 
 
 def _qemu_package() -> str:

@@ -8,14 +8,14 @@ again. Owns what is common enough for the lane; sends nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lb import exchange, headers
 from lb.config import ServiceConfig, TimeoutsConfig
 from lb.errors import RequestError
 from lb.exchange import Asked
 from lb.forwarded import Told
-from lb.metrics import counted_as
+from lb.request_metrics import counted_as
 from lb.retry import IDEMPOTENT, may_hedge
 from lb.routes import Route
 from lb.site import Site
@@ -80,7 +80,7 @@ class Plan:
     shape: Shape
     learns: bool
     """Its answers are told to a breaker, or to a limit that finds itself."""
-    rules: object
+    rules: Any  # an object() of its own; mypyc finds no `object` here
     """The proxy's, and the service's, that it was made by."""
     config: ServiceConfig
 

@@ -26,9 +26,9 @@ from lb.fast_plan import Plan, Shape, plan_for
 from lb.headers import value_of
 from lb.latency import bucket_of
 from lb.logged import entry
-from lb.metrics import key_of
 from lb.pool import Lease
 from lb.relay import promised, whole
+from lb.request_metrics import key_of
 from lb.retry import repeat_of_status
 from lb.site import Site
 from lb.wire.chunked import ChunkReader

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-PROBES_S: Final = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)
+PROBES_S: Final[tuple[float, ...]] = (0.25, 0.25, 0.5, 1.0, 2.0, 5.0)
 PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

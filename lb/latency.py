@@ -13,16 +13,16 @@ from itertools import accumulate
 from operator import add
 from typing import Final
 
-CONTRACT_BUCKETS_S: Final = (
+CONTRACT_BUCKETS_S: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
 
 # Steps of 10 % from 0.2 ms to about 110 s: a percentile read off them is at most 10 % too high or
 # low before interpolation, and 139 + 16 integers a second-slot are a small price.
-_FINE = tuple(0.0002 * 1.1**step for step in range(139))
-BOUNDS_S: Final = tuple(sorted({*_FINE, *CONTRACT_BUCKETS_S}))
+_FINE = [0.0002 * 1.1**step for step in range(139)]
+BOUNDS_S: Final[tuple[float, ...]] = tuple(sorted({*_FINE, *CONTRACT_BUCKETS_S}))
 _SIZE: Final = len(BOUNDS_S) + 1
-_CONTRACT_INDEX: Final = tuple(BOUNDS_S.index(bound) for bound in CONTRACT_BUCKETS_S)
+_CONTRACT_INDEX: Final = tuple([BOUNDS_S.index(bound) for bound in CONTRACT_BUCKETS_S])
 
 SLOT_S: Final = 1.0
 SLOTS: Final = 10

@@ -21,8 +21,8 @@ from lb import counted
 from lb.backend import Backend, Lifecycle
 from lb.change import Aspect, Change, Report
 from lb.counted import Count, Elsewhere
-from lb.metrics import RequestMetrics
 from lb.pool_state import PoolState, states_of
+from lb.request_metrics import RequestMetrics
 from lb.site import Site
 from lb.tally import MOST, Tally
 from lb.worker_link import Message, pack

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lb.rota import Rota, phases_for
 from lb.slate import C, Rng, Slate
@@ -18,8 +18,8 @@ from lb.slate import C, Rng, Slate
 class LeastRequests:
     """The fewest running requests per share; ties take turns, by share where shares differ."""
 
-    name = "least_requests"
-    goes_by_latency = False
+    name: ClassVar[str] = "least_requests"
+    goes_by_latency: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._rota: Rota[Any] | None = None

@@ -9,7 +9,7 @@ its own requests alone takes up to 3.3 times as long.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from lb.balance import Policies, policy_named
 from lb.config_service import HashConfig
@@ -32,8 +32,8 @@ class LeastTogether:
     """`least_requests` of several workers. `slot_of` says where a member is counted; None: only
     its own requests here are known."""
 
-    name = "least_requests"
-    goes_by_latency = False
+    name: ClassVar[str] = "least_requests"
+    goes_by_latency: ClassVar[bool] = False
 
     def __init__(self, counts: Counts, slot_of: Callable[[object], int | None]) -> None:
         self._counts = counts

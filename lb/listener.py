@@ -24,8 +24,8 @@ from lb.address import split_address
 from lb.client_server import ClientServer
 from lb.config import ListenConfig, ProxyConfig
 from lb.exchange import request_ids
-from lb.metrics import RequestMetrics
 from lb.proxy import Proxy
+from lb.request_metrics import RequestMetrics
 from lb.routes import Routes
 from lb.site import Site
 from lb.tls import ServerTls

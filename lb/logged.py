@@ -6,18 +6,28 @@ How a line looks is `access_line`'s, when it is written `access_log`'s.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lb.access_line import Entry
 from lb.headers import value_of
 from lb.wire.head import RequestHead
 
-if TYPE_CHECKING:
-    from lb.client_connection import ClientConnection
+
+class Connected(Protocol):
+    """What is told of a client's connection."""
+
+    @property
+    def peer_port(self) -> int: ...
+    @property
+    def served(self) -> int: ...
+    @property
+    def tls_version(self) -> str: ...
+    @property
+    def tls_client(self) -> str: ...
 
 
 def entry(
-    connection: ClientConnection,
+    connection: Connected,
     head: RequestHead,
     *,
     began_unix_s: float,

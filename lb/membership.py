@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from autoscale.model import EventKind, PoolLoad, Reason, ScaleEvent
 from lb.backend import Backend, BackendView, Lifecycle
 from lb.change import Aspect, Change
@@ -24,6 +26,7 @@ _DEAD: Final = frozenset({Reason.CRASHED, Reason.UNHEALTHY})
 """Why a machine leaves that answers nobody any more."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # as `pool` says
 class Membership:
     """The backends of one service. `clock` is monotonic seconds."""
 

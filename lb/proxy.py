@@ -17,6 +17,7 @@ from email.utils import formatdate
 from typing import Final, cast
 
 from aiohttp import web
+from mypy_extensions import mypyc_attr
 
 from lb import exchange, headers
 from lb.access_line import Entry
@@ -28,8 +29,8 @@ from lb.deadline import Wheel
 from lb.errors import RequestError
 from lb.fast_plan import Shape
 from lb.journey import Journey
-from lb.metrics import RequestMetrics
 from lb.overdue import Overdue
+from lb.request_metrics import RequestMetrics
 from lb.routes import Route, Routes
 from lb.site import Site
 from lb.trace import traces
@@ -43,6 +44,7 @@ SLIM_S: Final = 0.5
 """An idle connection lets go of what only exchanges need, some 10 KiB."""
 
 
+@mypyc_attr(native_class=False)  # aiohttp's are not
 class _Sent(web.StreamResponse):
     """Tells aiohttp's server that the answer is already written, and whether to keep the
     connection. Holds nothing of a request: two of them serve all."""

@@ -91,6 +91,8 @@ async def relay(
         connection.write(back.head + whole(back, sent.all(), gzip, sent.trailers))
     else:
         connection.write(back.head)
+        if gzip is None and not chunked:
+            await sent.pour(connection, silence_s)
         at_once = gzip is not None and sent.length is None
         while piece := await sent.read():
             data = piece if gzip is None else _squeezed(gzip, piece, at_once)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import ClassVar, Final
 
 from lb.config_service import HashConfig
 from lb.cookies import cookie_values
@@ -43,8 +43,8 @@ class ConsistentHash:
     Looking a key up takes 21 binary searches, 8 to 12 µs, so the last keys' owners are remembered.
     """
 
-    name = "consistent_hash"
-    goes_by_latency = False
+    name: ClassVar[str] = "consistent_hash"
+    goes_by_latency: ClassVar[bool] = False
 
     def __init__(self, load: float = 1.25) -> None:
         self._load = load

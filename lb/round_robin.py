@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lb.rota import Rota, phases_for
 from lb.slate import C, Rng, Slate
@@ -18,8 +18,8 @@ class RoundRobin:
     """Each as often as its share says, as evenly as can be: of shares 5, 1, 1 the small ones never
     follow each other, and there are no five in a row."""
 
-    name = "round_robin"
-    goes_by_latency = False
+    name: ClassVar[str] = "round_robin"
+    goes_by_latency: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._last: Round[Any] | Rota[Any] | None = None

@@ -15,9 +15,9 @@ from lb.balance import Policies, policy_named
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.health import Prober
-from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
+from lb.request_metrics import RequestMetrics
 from lb.scaler import Scaler
 from lb.share import WHOLE, Share
 from lb.site import Site, manner_of

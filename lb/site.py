@@ -16,9 +16,9 @@ from lb.change import Aspect, Change
 from lb.config import ProxyConfig, ServiceConfig
 from lb.error_pages import ErrorPages
 from lb.headers import Fields
-from lb.metrics import RequestMetrics
 from lb.pool import Pool
 from lb.probe import Manner
+from lb.request_metrics import RequestMetrics
 from lb.ring import hash_key
 from lb.sticky import Sticky
 from lb.tls import client_context

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from mypy_extensions import mypyc_attr
 
 from lb.peak import PeakLatency
 
@@ -38,6 +40,7 @@ class Rng(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # one for each policy
 class Slate(ABC, Generic[C]):
     """Who may be picked: `members`, in order of joining, without those in `closed` (they are full,
     or were tried).
@@ -87,8 +90,8 @@ class Policy(Protocol):
     """Makes slates. What it remembers from one to the next is whose turn it is, never a backend's
     state."""
 
-    name: str
-    goes_by_latency: bool
+    name: ClassVar[str]
+    goes_by_latency: ClassVar[bool]
     """Does it look at `peak`? Else nobody keeps that up."""
 
     def slate(self, members: Sequence[C], rng: Rng) -> Slate[C]:

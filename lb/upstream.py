@@ -26,11 +26,11 @@ from lb.wire.head import AnswerHead
 
 # Shorter than the idle timeout of every common server (Apache's 5 s is the shortest): a connection
 # is dropped by us before the backend may close it under a request.
-IDLE_S: Final = 4.0
+IDLE_S: float = 4.0
 
 # A request that must not be sent twice goes only over a connection that was in use a moment ago:
 # were it to fail unheard, nobody could tell a stale connection from a crashed application.
-IDLE_UNSAFE_S: Final = 1.0
+IDLE_UNSAFE_S: float = 1.0
 
 # QEMU listens on a forwarded port with a backlog of 1, so of several connections opened at once the
 # kernel drops all but two. Their first packets are sent again after 1, 2, 4 … 32 s: of 64 at once,

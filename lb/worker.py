@@ -30,8 +30,9 @@ from lb.error_pages import ErrorPages
 from lb.errors import LbError
 from lb.follower import Follower
 from lb.listener import ProxyServer
-from lb.metrics import NOWHERE, RequestMetrics
+from lb.metrics import NOWHERE
 from lb.pool_state import PoolState, known
+from lb.request_metrics import RequestMetrics
 from lb.routes import routes_of
 from lb.share import Share
 from lb.site import Site

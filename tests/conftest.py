@@ -29,9 +29,20 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _nothing_stale(config.rootpath / "lb")
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         config.stash[TERMINAL] = os.dup(2)
+
+
+def _nothing_stale(folder: Path) -> None:
+    """Python runs what is compiled, whatever the source beside it says by now."""
+    for compiled in folder.rglob("*.so"):
+        if "__mypyc" in compiled.name:
+            continue  # all of them together
+        source = compiled.with_name(compiled.name.partition(".")[0] + ".py")
+        if not source.exists() or source.stat().st_mtime > compiled.stat().st_mtime:
+            raise pytest.UsageError(f"{source} is newer than what was compiled of it: ./run setup")
 
 
 @pytest.hookimpl(wrapper=True)

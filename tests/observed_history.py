@@ -19,8 +19,9 @@ from lb.autoscaler_metrics import AutoscalerRows, ReplicaRow
 from lb.balance import policy_named
 from lb.config import HealthConfig
 from lb.histogram import Histogram
-from lb.metrics import Metrics, RequestMetrics
+from lb.metrics import Metrics
 from lb.pool import Pool, Report
+from lb.request_metrics import RequestMetrics
 from lb.vm_metrics import VmFacts, VmRow
 
 STEP_S: Final = 15

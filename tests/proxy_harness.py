@@ -26,8 +26,9 @@ from lb.config import (
     TimeoutsConfig,
 )
 from lb.listener import ProxyServer
-from lb.metrics import Metrics, RequestMetrics
+from lb.metrics import Metrics
 from lb.pool import Pool, Report
+from lb.request_metrics import RequestMetrics
 from lb.routes import Routes
 from lb.site import Site
 from tests.fake_backend import FakeBackend, Script

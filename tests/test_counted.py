@@ -14,7 +14,7 @@ from lb import counted
 from lb.backend import Backend
 from lb.counted import Count, Elsewhere
 from lb.latency import BOUNDS_S
-from lb.metrics import RequestMetrics
+from lb.request_metrics import RequestMetrics
 
 NOW = 1000.0
 

@@ -57,7 +57,7 @@ async def test_every_check_has_a_line_and_every_failure_a_way_out(tmp_path: Path
         CONFIG, tmp_path / "home", open_host=opens(Facts()), is_serving=lambda: False
     )
     names = [check.name for check in found]
-    assert names[:3] == ["python", "libvirt-python", "qemu"]
+    assert names[:4] == ["python", "request path", "libvirt-python", "qemu"]
     assert len(names) == len(set(names))
     for check in found:
         assert check.finding
@@ -80,6 +80,9 @@ async def test_without_vms_no_hypervisor_is_needed(tmp_path: Path) -> None:
 def test_an_old_python() -> None:
     assert doctor.check_python((3, 11, 2)).verdict == "ok"
     assert doctor.check_python((4, 0, 0)).verdict == "ok"
+    assert doctor.check_request_path("/lb/fastlane.cpython-311-x86_64-linux-gnu.so").verdict == "ok"
+    slow = doctor.check_request_path("/lb/fastlane.py")
+    assert (slow.verdict, slow.fix) == ("warn", "install gcc, and run `./run setup`")
     old = doctor.check_python((3, 10, 9))
     assert (old.verdict, old.fix) == ("fail", "install Python 3.11 or newer")
 

@@ -429,7 +429,7 @@ async def test_a_bug_of_ours_is_500_with_an_id_and_a_traceback_in_the_log(
         raise ZeroDivisionError("a bug")
 
     async with one() as (proxy, backend), proxy.client() as client:
-        monkeypatch.setattr(proxy.site.pool, "reserve", broken)
+        monkeypatch.setattr("lb.slate.NoChoice.pick", broken)
         await client.request("GET", "/", "X-Request-Id: find-me")
         answer = await client.answer()
         assert (answer.status, reason_of(answer.body)) == (500, "internal")

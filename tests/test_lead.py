@@ -19,9 +19,11 @@ from lb.config import ProxyConfig, ServiceConfig
 from lb.counted import Elsewhere
 from lb.follower import Follower
 from lb.lead import Lead, Peer
-from lb.metrics import NOWHERE, Metrics, RequestMetrics
+from lb.metrics import NOWHERE, Metrics
+from lb.outlier import Grounds
 from lb.pool import Pool, Report
 from lb.pool_state import PoolState
+from lb.request_metrics import RequestMetrics
 from lb.site import Site
 from lb.tally import Tally
 from tests.pools import Clock, event, make, probe
@@ -227,7 +229,7 @@ async def test_ejections_stay_at_home() -> None:
     on = stage("a", "b", "c")
     one = Other(on.lead)
     (backend, *_) = on.pool
-    on.pool._eject(backend, next(iter(on.pool.ejections)), "why", on.pool.clock())  # type: ignore[arg-type]
+    on.pool._eject(backend, Grounds.CONSECUTIVE, "why", on.pool.clock())
     await asyncio.sleep(0)
     assert backend.ejected
     assert len(one.messages) == 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import cast
 
 from lb.access_line import Entry
-from lb.client_connection import ClientConnection
 from lb.logged import entry
 from lb.wire.head import RequestHead
 
-CONNECTION = cast(
-    ClientConnection,
-    SimpleNamespace(peer_port=4711, tls_version="TLSv1.3", tls_client="CN=somebody", served=7),
+CONNECTION = SimpleNamespace(
+    peer_port=4711, tls_version="TLSv1.3", tls_client="CN=somebody", served=7
 )
 HEAD = RequestHead(
     "GET", b"/x?y", (1, 1), [(b"USER-agent", b"curl"), (b"Referer", b"/from"), (b"Referer", b"2")]

@@ -10,12 +10,9 @@ from lb.balance import policy_named
 from lb.config import HealthConfig
 from lb.histogram import Histogram
 from lb.latency import CONTRACT_BUCKETS_S
-from lb.metrics import (
-    RETIRED,
-    Metrics,
-    RequestMetrics,
-)
+from lb.metrics import RETIRED, Metrics
 from lb.pool import Pool, Report
+from lb.request_metrics import RequestMetrics
 from lb.vm_metrics import VmRow
 
 # CONTRACT, "Metrics", and what stands beside it; counters appear without _total in the parsed
