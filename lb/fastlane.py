@@ -10,6 +10,7 @@ this file knows success alone: every failure, timeout and retry is the journey's
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -44,21 +45,25 @@ if TYPE_CHECKING:
 _CLOSED: Final = BreakerState.CLOSED
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """An answer's head as this backend's connection brought it last, and what the client got."""
+    """An answer's head as this backend's connection brought it last, and what the client got. Never
+    changed, and no dataclass for the reason that `Plan` is none."""
 
-    head: bytes
-    head_bytes: int
-    size: int
-    """Of the whole answer."""
-    shape: Shape
-    back: bytes
-    back_bytes: int
-    key: tuple[str, int]
-    """What it is counted by; the second is its status."""
-    second: int
-    """When the date in it was made; 0: the backend's own."""
+    def __init__(
+        self, head: bytes, size: int, shape: Shape, back: bytes, key: tuple[str, int], until: float
+    ) -> None:
+        self.head = head
+        self.head_bytes = len(head)
+        self.size = size
+        """Of the whole answer."""
+        self.shape = shape
+        self.back = back
+        self.back_bytes = len(back)
+        self.key = key
+        """What it is counted by; the second is its status."""
+        self.until = until
+        """By the proxy's clock: then the date in it is the one before. Infinite where the date is
+        the backend's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +195,18 @@ class FastLane:
             self._hand_back(data, connection)  # a journey waits for a slow client
             return
         known = connection.known
+        now = self._clock()
         if (
             known is None
             or known.shape is not plan.shape
             or not data.startswith(known.head)
-            or (known.second and known.second != int(time.time()))
+            or now >= known.until
             or not (client.may_stay() or not plan.shape.keep)
         ):
-            self._read(data, connection, plan)
+            self._read(data, connection, plan, now)
         elif len(data) == known.size:
             back = known.back + data[known.head_bytes :]
-            self._pass_back(back, known.key, known.back_bytes, plan.shape.keep)
+            self._pass_back(back, known.key, known.back_bytes, plan.shape.keep, now)
         elif len(data) < known.size:
             self._wait(data, connection)
         else:
@@ -217,7 +223,7 @@ class FastLane:
             self.heard_at = self._loop.time()
             self._overdue.heard(self)
 
-    def _read(self, data: bytes, connection: BackendConnection, plan: Plan) -> None:
+    def _read(self, data: bytes, connection: BackendConnection, plan: Plan, now: float) -> None:
         """An answer whose head is not the one that came last."""
         limits, site = self._proxy.config.limits, plan.site
         end = data.find(END, 0, limits.head_bytes + 4)
@@ -287,27 +293,21 @@ class FastLane:
             and not site.config.compression.enabled
         ):
             dated = value_of(head.fields, b"date") is not None
-            connection.known = Known(
-                data[: end + 4],
-                end + 4,
-                len(data),
-                plan.shape,
-                back.head,
-                len(back.head),
-                key,
-                0 if dated else int(time.time()),
-            )
+            until = math.inf if dated else now + 1 - time.time() % 1
+            connection.known = Known(data[: end + 4], len(data), plan.shape, back.head, key, until)
         rest = whole(back, body, gzip, trailers)
-        self._pass_back(back.head + rest, key, len(back.head), back.keep_alive)
+        self._pass_back(back.head + rest, key, len(back.head), back.keep_alive, now)
 
-    def _pass_back(self, data: bytes, key: tuple[str, int], head_bytes: int, keep: bool) -> None:
+    def _pass_back(
+        self, data: bytes, key: tuple[str, int], head_bytes: int, keep: bool, now: float
+    ) -> None:
         """The whole answer, to a client that takes it."""
         client, plan, connection = self._client, self._plan, self._connection
         if plan is None or connection is None or client.transport is None:
             return
         client.transport.write(data)
         site, backend, status = plan.site, self._backend, key[1]
-        now, loop_now = self._clock(), self._loop.time()
+        loop_now = self._loop.time()
         took_s = now - self._started
         bucket = bucket_of(took_s)
         site.pool.record_answer(backend, took_s, now, status, bucket)

@@ -41,6 +41,21 @@ KNOCK_PAUSE_S: Final = 0.02
 DOOR_S: Final = 10.0
 
 
+class _Held:
+    """The connections to one backend."""
+
+    __slots__ = ("door", "kept", "running")
+
+    def __init__(self) -> None:
+        self.kept: list[BackendConnection] = []
+        """Those that nothing runs on, the one used last at the end."""
+        self.running: dict[BackendConnection, bool] = {}
+        """Those that carry an exchange, and whether it could be begun anew elsewhere: nothing of an
+        answer has come, and doing it twice is harmless."""
+        self.door = asyncio.Semaphore(1)
+        """Who knocks at a guest."""
+
+
 class Upstream:
     """`limits` are those of answers."""
 
@@ -50,11 +65,7 @@ class Upstream:
         self._tls = client_context(service.tls)
         self._rules = object()
         """Another one after each change of how connections are opened."""
-        self._kept: dict[Backend, list[BackendConnection]] = {}
-        self._running: dict[Backend, dict[BackendConnection, bool]] = {}
-        """Those that carry an exchange, and whether it could be begun anew elsewhere: nothing of an
-        answer has come, and doing it twice is harmless."""
-        self._doors: dict[Backend, asyncio.Semaphore] = {}
+        self._held: dict[Backend, _Held] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
     def configure(self, limits: LimitsConfig, service: ServiceConfig) -> None:
@@ -93,7 +104,7 @@ class Upstream:
             connection = self.idle(backend, loop.time(), repeatable=repeatable)
         if connection is None:
             connection = await self._connect(backend, onward, timeouts)
-            self._running.setdefault(backend, {})[connection] = repeatable
+            self._of(backend).running[connection] = repeatable
         exchange = BackendExchange(connection, onward, body, timeouts, self.limits, loop)
         exchange.send()
         return exchange, await self._head(backend, exchange, interim)
@@ -123,7 +134,7 @@ class Upstream:
             exchange.stop_sending()
             self.cut(backend, exchange.connection)
             raise
-        self._running[backend][exchange.connection] = False
+        self._held[backend].running[exchange.connection] = False
         return head
 
     def finish(self, backend: Backend, exchange: BackendExchange) -> None:
@@ -139,16 +150,15 @@ class Upstream:
     def idle(self, backend: Backend, now: float, *, repeatable: bool) -> BackendConnection | None:
         """A kept connection for one exchange, the one used last; None where none is fresh enough.
         `repeatable`: nothing is lost where it is cut. `keep` or `cut` it."""
-        kept = self._kept.get(backend)
-        oldest = now - (IDLE_S if repeatable else IDLE_UNSAFE_S)
+        held = self._held.get(backend)
+        if held is None:
+            return None
+        kept, oldest = held.kept, now - (IDLE_S if repeatable else IDLE_UNSAFE_S)
         while kept and kept[-1].idle_since > oldest:
             connection = kept.pop()
             connection.resting = False
             if connection.clean:
-                running = self._running.get(backend)
-                if running is None:
-                    running = self._running[backend] = {}
-                running[connection] = repeatable
+                held.running[connection] = repeatable
                 return connection
             connection.close()
         return None
@@ -158,11 +168,9 @@ class Upstream:
         if connection.rules is not self._rules or not backend.probed:
             self.cut(backend, connection)
             return
-        del self._running[backend][connection]
-        kept = self._kept.get(backend)
-        if kept is None:
-            kept = self._kept[backend] = []
-        kept.append(connection)
+        held = self._held[backend]
+        del held.running[connection]
+        held.kept.append(connection)
         connection.rest(now)
         if self._sweeper is None:
             loop = asyncio.get_running_loop()
@@ -171,19 +179,19 @@ class Upstream:
     def cut(self, backend: Backend, connection: BackendConnection) -> None:
         """Its exchange is over, and so is the connection."""
         connection.close()
-        running = self._running[backend]
-        del running[connection]
-        if not running and not backend.probed:
-            del self._running[backend]
+        held = self._held[backend]
+        del held.running[connection]
+        if not backend.probed:
+            self._drop(backend, held)
 
     def give_up(self, name: str, *, all_of_it: bool) -> None:
         """A backend of this name answers nobody any more. Its exchanges end as if it had reset
         them, so that a retry can follow at once instead of after a timeout: all of them, or only
         those that lose nothing by it. Whoever is in the middle of an answer may yet get the rest.
         """
-        for backend, running in self._running.items():
+        for backend, held in self._held.items():
             if backend.name == name and not backend.available:
-                for connection, repeatable in running.items():
+                for connection, repeatable in held.running.items():
                     if repeatable or all_of_it:
                         connection.close()
 
@@ -221,8 +229,7 @@ class Upstream:
             raise ConnectFailedError(f"no connection: {error.strerror or error}") from error
 
     async def _knock(self, backend: Backend) -> BackendConnection:
-        door = self._doors.setdefault(backend, asyncio.Semaphore(1))
-        async with asyncio.timeout(DOOR_S), door:
+        async with asyncio.timeout(DOOR_S), self._of(backend).door:
             while True:
                 try:
                     async with asyncio.timeout(KNOCK_S):
@@ -235,34 +242,41 @@ class Upstream:
     def _forget(self, backend: Backend, connection: BackendConnection) -> None:
         """Something came on an idle connection: its end, or bytes that nobody asked for, which
         would be taken for the answer to the next request, and so reach another client."""
-        kept = self._kept.get(backend)
-        if kept is not None and connection in kept:
-            kept.remove(connection)
+        held = self._held.get(backend)
+        if held is not None and connection in held.kept:
+            held.kept.remove(connection)
         connection.close()
+
+    def _of(self, backend: Backend) -> _Held:
+        held = self._held.get(backend)
+        if held is None:
+            held = self._held[backend] = _Held()
+        return held
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeper = None
-        oldest = loop.time() - IDLE_S
-        for backend, kept in list(self._kept.items()):
+        oldest, are_kept = loop.time() - IDLE_S, False
+        for held in self._held.values():
+            kept = held.kept
             while kept and kept[0].idle_since <= oldest:
                 kept.pop(0).close()
-            if not kept:
-                del self._kept[backend]
-        if self._kept:
+            are_kept = are_kept or bool(kept)
+        if are_kept:
             self._sweeper = loop.call_later(IDLE_S / 4, self._sweep, loop)
 
     def settle(self) -> None:
         """Close the idle connections of every backend that gets no new request."""
-        for backend in {*self._kept, *self._doors, *self._running}:
+        for backend, held in list(self._held.items()):
             if not backend.probed:
-                self._drop(backend)
+                self._drop(backend, held)
 
-    def _drop(self, backend: Backend) -> None:
-        self._doors.pop(backend, None)
-        if not self._running.get(backend, True):
-            del self._running[backend]
-        for connection in self._kept.pop(backend, ()):
+    def _drop(self, backend: Backend, held: _Held) -> None:
+        """Its idle ones; all that is known of it, once nothing runs there."""
+        for connection in held.kept:
             connection.close()
+        held.kept.clear()
+        if not held.running:
+            self._held.pop(backend, None)
 
     def close(self) -> None:
         """Close every idle connection; nothing runs any more."""
@@ -272,8 +286,8 @@ class Upstream:
         self._drop_all()
 
     def _drop_all(self) -> None:
-        for backend in list(self._kept):
-            self._drop(backend)
+        for backend, held in list(self._held.items()):
+            self._drop(backend, held)
 
 
 def _is_loopback(backend: Backend) -> bool:

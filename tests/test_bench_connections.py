@@ -15,8 +15,8 @@ from bench.parts.idle import SOURCES, held
 
 IDLES = [Idle("haproxy", 100, 1000, 900), Idle("ours", 100, 1500, 9000)]
 SLOWS = [
-    Slowed("haproxy", 100, 100, 0.001, 0.002, 0.001, 0.003),
-    Slowed("ours", 100, 99, 0.001, 0.002, 0.001, 0.004),
+    Slowed("haproxy", 100, 100, 0.001, 0.002, 0.002, 0.004, 0.001, 0.003),
+    Slowed("ours", 100, 99, 0.001, 0.002, 0.002, 0.004, 0.001, 0.004),
 ]
 
 

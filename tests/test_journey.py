@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -422,21 +422,35 @@ async def test_the_log_tells_of_retries_and_of_clients_that_left(tmp_path: Path)
 # ── faults of ours ────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bug_of_ours_is_500_with_an_id_and_a_traceback_in_the_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
+class Broken:
+    """A policy."""
+
+    name: ClassVar[str] = "broken"
+    goes_by_latency: ClassVar[bool] = False
+
+    def slate(self, members: object, rng: object) -> Any:
         raise ZeroDivisionError("a bug")
 
-    async with one() as (proxy, backend), proxy.client() as client:
-        monkeypatch.setattr("lb.slate.NoChoice.pick", broken)
+
+async def test_a_bug_of_ours_is_500_with_an_id_and_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        FakeBackend() as a,
+        FakeBackend() as b,
+        proxied(a, b) as proxy,
+        proxy.client() as client,
+    ):
+        pool = proxy.site.pool
+        good, pool.policy = pool.policy, Broken()
+        pool._stale()
         await client.request("GET", "/", "X-Request-Id: find-me")
         answer = await client.answer()
         assert (answer.status, reason_of(answer.body)) == (500, "internal")
         assert b"a bug" not in answer.body
-        monkeypatch.undo()
+        pool.policy = good
         await client.request("GET", "/")
         assert (await client.answer()).status == 200
-        assert len(backend.seen) == 1
+        assert len(a.seen) + len(b.seen) == 1
     assert "find-me" in caplog.text
     assert "ZeroDivisionError: a bug" in caplog.text

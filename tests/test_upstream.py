@@ -163,7 +163,7 @@ async def test_bytes_nobody_asked_for_close_a_connection_at_rest() -> None:
         await ask(up, backend)
         told.set()
         await until(lambda: fake.open == 0)
-        assert up._kept[backend] == []
+        assert up._held[backend].kept == []
 
 
 async def test_one_idle_for_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ async def test_one_idle_for_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) 
         await asyncio.gather(*(ask(up, backend) for _ in range(3)))
         assert fake.open == 3
         await until(lambda: fake.open == 0)
-        assert up._kept == {}
+        assert up._held[backend].kept == []
         assert up._sweeper is None
 
 
@@ -498,10 +498,10 @@ async def test_of_a_backend_that_left_nothing_is_kept() -> None:
         late.move(Lifecycle.GONE)
         go.set()
         assert await asyncio.gather(*asking) == [b"ok", b"ok"]
-        assert late not in up._running
+        assert late not in up._held
         early.move(Lifecycle.GONE)
         up.settle()
-        assert not up._running
+        assert not up._held
 
 
 async def test_only_what_runs_on_the_one_that_is_lost_is_given_up() -> None:
