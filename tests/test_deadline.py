@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable
 from functools import partial
 
-from lb.deadline import TICK_S, Deadline, Wheel
+from lb.deadline import FIRST_S, TICK_S, Deadline, Wheel
 
 
 class Loop:
@@ -138,6 +138,28 @@ def test_closed_it_never_fires_and_nothing_is_kept_of_it() -> None:
     assert len(deadlines()) == others - 1
     loop.advance(10)
     assert fired == []
+
+
+def test_who_leaves_soon_is_in_no_slot_far_off() -> None:
+    on, loop = wheel()
+    for _ in range(200):
+        loop.advance(0.1)
+        one = Deadline(on, Owner(lambda: None))
+        one.after(600)
+        one.close()
+    assert len(on._slots) <= FIRST_S / TICK_S + 2
+
+
+def test_one_far_off_is_looked_at_once_before() -> None:
+    on, loop = wheel()
+    fired: list[float] = []
+    one = Deadline(on, Owner(lambda: fired.append(loop.now)))
+    began = loop.now
+    one.after(600)
+    loop.advance(599)
+    assert fired == []
+    loop.advance(2)
+    assert in_time(fired, began + 600)
 
 
 def test_many_have_one_timer_and_each_its_time() -> None:
