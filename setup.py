@@ -41,6 +41,7 @@ COMPILED = (
     "lb/pour.py",
     "lb/proxy.py",
     "lb/relay.py",
+    "lb/request_ids.py",
     "lb/request_metrics.py",
     "lb/rolling.py",
     "lb/routes.py",

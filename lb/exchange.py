@@ -10,9 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from http import HTTPStatus
-from itertools import count
 from typing import Final
 
 from lb import headers
@@ -123,13 +121,6 @@ class Back:
         self.head: Final = head
         self.body: Final = body
         self.keep_alive: Final = keep_alive
-
-
-def request_ids(prefix: str) -> Callable[[], bytes]:
-    """Makes request ids: a prefix of the process, then a count. Unique, not secret."""
-    numbered = prefix.encode("ascii") + b"-%08x"
-    # no function of ours is called for one: each request has to have its own
-    return partial(next, map(numbered.__mod__, count(1)))
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────────

@@ -23,8 +23,8 @@ from lb.access_log import AccessLog
 from lb.address import split_address
 from lb.client_server import ClientServer
 from lb.config import ListenConfig, ProxyConfig
-from lb.exchange import request_ids
 from lb.proxy import Proxy
+from lb.request_ids import request_ids
 from lb.request_metrics import RequestMetrics
 from lb.routes import Routes
 from lb.site import Site

@@ -15,6 +15,7 @@ from typing import Final
 
 _BYTES: Final = 24
 AT_ONCE: Final = 128
+_ZEROS: Final = b"0" * 16
 
 # Trace Context §3.2: trace-id and parent-id in lower-case hex, neither of them zeros, then flags.
 _IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -47,11 +48,13 @@ def traces(random: Callable[[int], bytes]) -> Callable[[], bytes]:
 def make(random: Callable[[int], bytes], number: int) -> list[bytes]:
     """So many of them. `random` gives so many random bytes."""
     digits = random(_BYTES * number).hex().encode()
+    # where so many zeros in a row are nowhere, neither part is all zeros, which it may not be
+    careful = _ZEROS in digits
     made = []
     for at in range(0, 2 * _BYTES * number, 2 * _BYTES):
-        # neither may be all zeros
-        trace_id = digits[at : at + 32] if digits[at : at + 32].strip(b"0") else b"%032x" % 1
-        parent = digits[at + 32 : at + 48]
-        parent_id = parent if parent.strip(b"0") else b"%016x" % 1
-        made.append(b"00-%b-%b-01" % (trace_id, parent_id))
+        trace_id, parent_id = digits[at : at + 32], digits[at + 32 : at + 48]
+        if careful:
+            trace_id = trace_id if trace_id.strip(b"0") else b"%032x" % 1
+            parent_id = parent_id if parent_id.strip(b"0") else b"%016x" % 1
+        made.append(b"00-" + trace_id + b"-" + parent_id + b"-01")
     return made

@@ -16,7 +16,7 @@ from lb.errors import (
     BadRequestError,
     ConnectRefusedError,
 )
-from lb.exchange import Asked, Body, Onward, request_ids
+from lb.exchange import Asked, Body, Onward
 from lb.headers import Connection
 from lb.wire.framing import Ends, Framing
 from lb.wire.head import AnswerHead, Fields, RequestHead, Version, request_head
@@ -341,11 +341,6 @@ def test_who_answers_the_last_hop(method: str, hops: bytes, ours: bool) -> None:
     made = exchange.last_hop(request, b"id")
     assert (made is not None) is ours
     assert made is None or b"secret" not in made[1]
-
-
-def test_request_ids_differ() -> None:
-    make = request_ids("cafe")
-    assert [make(), make()] == [b"cafe-00000001", b"cafe-00000002"]
 
 
 def test_the_same_place_by_https_of_one_that_names_no_host() -> None:
